@@ -1,0 +1,244 @@
+"""The functions behind the accessors: plan and predict."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from importlib.metadata import version
+from typing import TYPE_CHECKING, Any
+
+import xarray as xr
+
+from xspinn.arguments import BoundaryLike, OverlapLike, WindowsLike
+from xspinn.errors import PlanError
+from xspinn.outputs import OutputLike
+from xspinn.plan import Plan
+
+if TYPE_CHECKING:
+    from xspinn.prepare import ActivationLike, Blocks
+
+__all__ = ["plan", "predict"]
+
+
+def predict(
+    obj: xr.DataArray | xr.Dataset,
+    model: Any,
+    *,
+    patch: Mapping[str, int],
+    overlap: OverlapLike = 0.25,
+    window: WindowsLike = "ramp",
+    combine: str = "mean",
+    boundary: BoundaryLike = "none",
+    channel: str | None = None,
+    output: OutputLike = None,
+    activation: ActivationLike = None,
+    batch: int | None = None,
+    blocks: Blocks = None,
+    dtype: Any = None,
+    device: str | None = None,
+    keep_attrs: bool = True,
+    name: str | None = "prediction",
+) -> xr.DataArray | xr.Dataset:
+    """Run a model over a labelled array of any size, in overlapping patches, without seams.
+
+    Parameters
+    ----------
+    obj : xarray.DataArray or xarray.Dataset
+        The input. A dataset's variables, which must share their dims, are its channels. Bools and
+        integers are cast to float32, those of more than 16 bits to float64 unless the model has
+        a dtype of its own; floats are cast to the dtype of the model's weights.
+    model : torch.nn.Module or callable
+        Gets ``(batch, channel, *core dims in the order of patch)``; without a channel dim the
+        channel axis has length 1. Returns the same rank, or no channel axis, or a dict or tuple
+        of such arrays. The spatial size may be another by a factor, such as 2 or 1/4. A module
+        runs in eval mode, from a copy; a function gets and returns numpy arrays and must be
+        picklable.
+    patch : mapping of str to int
+        Core dim -> voxels that the model sees in one go.
+    overlap : int, float or mapping, default: 0.25
+        What neighbouring patches share: voxels (int) or a fraction of the patch (float), for all
+        core dims or for each; in a mapping, dims that are not named have none.
+    window : str, array_like, callable or mapping, default: "ramp"
+        Weight of each voxel of a patch: ``"ramp"`` changes from a patch to the next within 4
+        voxels in the middle of their overlap, ``"trim"`` at once, ``"linear"`` over all of it;
+        ``"gaussian"``, ``"hann"`` and ``"uniform"`` weigh the whole patch. Or weights of your
+        own, or a function of the patch size that returns them. A mapping gives each dim its own.
+        Weights are normalised to a sum of one at every voxel.
+    combine : {"mean", "soft", "hard", "max"}, default: "mean"
+        How several predictions of a voxel become one: weighted mean; arg max of the mean over
+        channels; weighted vote of the arg max, ties to the lowest class; or the greatest among
+        the patches that have weight there (all that cover it, with ``window="uniform"``).
+    boundary : str, float or mapping, default: "none"
+        What lies beyond the array's faces, as in `dask.array.map_overlap`: ``"reflect"``,
+        ``"nearest"``, ``"periodic"``, or a number. With ``"none"`` nothing is invented: the last
+        patch is shifted to end where the array ends.
+    channel : str, optional
+        The dim that holds the input's channels. For a dataset, the name of the dim that its
+        variables are stacked along; by default ``"variable"``. All dims but this and the core
+        dims are looped over, and their positions fill the same batches.
+    output : str or mapping, optional
+        Name of the result's channel dim, or ``{name: labels}``; for a model that returns
+        several arrays, a mapping of their names to either. By default one channel makes no dim
+        and several make dim ``"channel"``. Name the input's own channel dim to say that the
+        channels are the same; then they keep their labels.
+    activation : {"softmax", "sigmoid", "tanh"} or callable, optional
+        Applied to what the model returns, before patches are combined; a callable takes and
+        returns a torch tensor. Models that return logits need ``"softmax"`` for
+        ``combine="soft"``.
+    batch : int, optional
+        Patches in one call of the model; by default about a million voxels.
+    blocks : int or mapping, optional
+        Voxels of a block, which is a chunk of the result and the work of one task: one number
+        for all core dims, or for each dim a number, a tuple, or -1 for all. By default close to
+        the input's chunks, within the option ``block_bytes``. The answer does not depend on it.
+    dtype : dtype-like, optional
+        Of the result; by default the model's own, or the smallest that holds the classes.
+    device : str, optional
+        Where to run, in torch's words; by default the GPU of the worker, else its CPU.
+    keep_attrs : bool, default: True
+        Keep the input's attributes, but for those that describe its physics, such as units.
+    name : str, default: "prediction"
+        Name of the result.
+
+    Returns
+    -------
+    xarray.DataArray or xarray.Dataset
+        Computed for input in memory; lazy, on dask, for input on dask or opened without chunks.
+        Core and looped dims keep name, order and coordinates; where the scale differs,
+        coordinates are resampled. A model that returns several arrays gives a dataset.
+
+    Raises
+    ------
+    PlanError
+        If array and arguments do not fit together.
+    ModelError
+        If the model fails on a patch of zeros, or what it returns cannot be placed.
+
+    See Also
+    --------
+    plan : Everything that would happen, without running it.
+
+    Examples
+    --------
+    >>> import numpy as np, torch, xarray as xr, xspinn
+    >>> image = xr.DataArray(
+    ...     np.random.default_rng(0).random((100, 80), dtype="float32"),
+    ...     coords={"y": np.linspace(50, 40, 100), "x": np.linspace(5, 13, 80)},
+    ...     dims=("y", "x"),
+    ... )
+    >>> model = torch.nn.Conv2d(1, 1, 3, padding=1)
+    >>> lazy = image.chunk(y=50).spinn.predict(model, patch={"y": 32, "x": 32}, overlap=8)
+    >>> lazy.dims, lazy.chunks
+    (('y', 'x'), ((48, 48, 4), (80,)))
+    >>> bool((lazy.compute().y == image.y).all())
+    True
+    """
+    import dask
+
+    from xspinn.graph import build
+    from xspinn.labels import kept_attrs, label
+    from xspinn.prepare import prepare
+
+    run = prepare(
+        obj,
+        model,
+        patch=patch,
+        overlap=overlap,
+        window=window,
+        combine=combine,
+        boundary=boundary,
+        channel=channel,
+        output=output,
+        activation=activation,
+        batch=batch,
+        blocks=blocks,
+        dtype=dtype,
+        device=device,
+    )
+    arrays: Sequence[Any] = build(run.job, run.model, run.source, run.token)
+    if not run.source.lazy:
+        chosen = dask.config.get("scheduler", None)
+        in_turn = chosen in ("sync", "synchronous", "single-threaded")
+        arrays = dask.compute(*arrays, scheduler=chosen if in_turn else "threads")
+    attrs = kept_attrs(run.template, run.plan, keep_attrs, run.model.key[:16], version("xspinn"))
+    labelled = [
+        label(run.template, run.plan, out, data, attrs, name)
+        for out, data in zip(run.plan.outputs, arrays, strict=True)
+    ]
+    if run.plan.outputs[0].name is None:
+        return labelled[0]
+    try:
+        return xr.Dataset({array.name: array for array in labelled}, attrs=attrs)
+    except (ValueError, xr.AlignmentError) as error:
+        raise PlanError(
+            "the model's arrays differ in spatial scale or channels, so they do not fit one "
+            f"dataset ({error}). Name the channels apart with output=..., or predict with a "
+            "model that returns one of them."
+        ) from error
+
+
+def plan(
+    obj: xr.DataArray | xr.Dataset,
+    model: Any,
+    *,
+    patch: Mapping[str, int],
+    overlap: OverlapLike = 0.25,
+    window: WindowsLike = "ramp",
+    combine: str = "mean",
+    boundary: BoundaryLike = "none",
+    channel: str | None = None,
+    output: OutputLike = None,
+    activation: ActivationLike = None,
+    batch: int | None = None,
+    blocks: Blocks = None,
+    dtype: Any = None,
+    device: str | None = None,
+) -> Plan:
+    """Return everything that `predict` would do with these arguments, without running it.
+
+    Parameters
+    ----------
+    obj, model, patch, overlap, window, combine, boundary, channel, output, activation, batch, \
+blocks, dtype, device
+        As in `predict`.
+
+    Returns
+    -------
+    Plan
+        Prints itself: patches, blocks, bytes of halo and spill, peak memory, results.
+
+    Raises
+    ------
+    PlanError, ModelError
+        As `predict` does.
+
+    See Also
+    --------
+    predict
+
+    Examples
+    --------
+    >>> import torch, xarray as xr, xspinn
+    >>> volume = xr.DataArray(torch.zeros(256, 256, 256).numpy(), dims=("z", "y", "x"))
+    >>> model = torch.nn.Conv3d(1, 1, 3, padding=1)
+    >>> job = xspinn.plan(volume, model, patch={"z": 64, "y": 64, "x": 64}, overlap=16)
+    >>> job.lattice_shape, job.n_patches
+    ((5, 5, 5), 125)
+    """
+    from xspinn.prepare import prepare
+
+    return prepare(
+        obj,
+        model,
+        patch=patch,
+        overlap=overlap,
+        window=window,
+        combine=combine,
+        boundary=boundary,
+        channel=channel,
+        output=output,
+        activation=activation,
+        batch=batch,
+        blocks=blocks,
+        dtype=dtype,
+        device=device,
+    ).plan

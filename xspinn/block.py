@@ -1,0 +1,335 @@
+"""Run every patch of one block: cut, call the model, weigh, sum.
+
+The block goes to the device once, and its sums come back once. Every function here is pure but
+for the model cache: the same block gives the same answer wherever it runs.
+"""
+
+from __future__ import annotations
+
+import itertools
+import sys
+import warnings
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from fractions import Fraction
+from typing import Any, TypeAlias
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from xspinn.axis import Footprint
+from xspinn.cache import built_model
+from xspinn.devices import call_gate, pick_device
+from xspinn.errors import ModelError, SpinnWarning
+from xspinn.models.base import Built, Model, flatten
+from xspinn.options import get_options
+from xspinn.plan import Output, Plan
+
+__all__ = ["ACTIVATIONS", "Activation", "Job", "finish", "run_block"]
+
+Activation: TypeAlias = Callable[[torch.Tensor], torch.Tensor]
+
+ACTIVATIONS: dict[str, Activation] = {
+    "softmax": lambda tensor: torch.softmax(tensor, 1),
+    "sigmoid": torch.sigmoid,
+    "tanh": torch.tanh,
+}
+
+VOTES = 2.0**20
+"""Votes are counted in this unit, so that ties stay ties whatever the order of summation."""
+
+
+@dataclass(frozen=True)
+class Job:
+    """What all blocks of one run share, besides the model.
+
+    Attributes
+    ----------
+    plan : Plan
+    device : str or None
+        None for the best of the process that runs a block.
+    activation : callable or None
+        Applied to the model's output; None for what the plan names.
+    coords : dict
+        Dim -> its coordinate values, for messages.
+    """
+
+    plan: Plan
+    device: str | None = None
+    activation: Activation | None = None
+    coords: dict[str, npt.NDArray[Any]] = field(default_factory=dict)
+
+    def activate(self, tensor: torch.Tensor) -> torch.Tensor:
+        """Apply the activation."""
+        if self.plan.activation is None:
+            return tensor
+        tensor = tensor if tensor.is_floating_point() or tensor.is_complex() else tensor.float()
+        return (self.activation or ACTIVATIONS[self.plan.activation])(tensor)
+
+    def where(self, spans: dict[str, tuple[int, int]]) -> str:
+        """Say where a box is, in voxels and in coordinates."""
+        words = []
+        for dim, (lo, hi) in spans.items():
+            word = f"{dim}={lo}:{hi}"
+            if dim in self.coords:
+                values = self.coords[dim]
+                first, last = values[max(lo, 0)], values[min(hi, len(values)) - 1]
+                word += f" ({first} to {last})" if hi - lo > 1 else f" ({first})"
+            words.append(word)
+        return ", ".join(words)
+
+
+def run_block(
+    job: Job, model: Model, data: npt.NDArray[Any], block: Sequence[int]
+) -> tuple[npt.NDArray[Any], ...]:
+    """Run all patches of one block and sum them up.
+
+    Parameters
+    ----------
+    job : Job
+    model : Model
+    data : numpy.ndarray
+        The block's read box, dims as in the plan.
+    block : sequence of int
+        Its place in the plan's `block_grid`.
+
+    Returns
+    -------
+    tuple of numpy.ndarray
+        For every output its write box, before what comes after the sum: dims as in the plan's
+        `raw_dims`, dtype as the output's `accumulate`.
+    """
+    plan = job.plan
+    device = pick_device(job.device)
+    ready = built_model(model, device)
+    x = _feed(plan, data, device)
+    sums = [_Sums(plan, output, block, len(x), device) for output in plan.outputs]
+    for batch in _batches(_items(plan, block, len(x)), plan.batch):
+        patches = torch.stack([x[loop][(slice(None), *box)] for loop, _, box in batch])
+        try:
+            with call_gate(), torch.inference_mode():
+                named = flatten(ready(patches))
+                answers = [(name, job.activate(tensor)) for name, tensor in named]
+            if len(answers) != len(sums):
+                raise ModelError(
+                    f"the model returned {len(answers)} arrays, but {len(sums)} when it was asked "
+                    "before the run."
+                )
+            for (_, tensor), total in zip(answers, sums, strict=True):
+                total.add(tensor, batch)
+        except Exception as error:
+            _note(error, job, block, batch)
+            raise
+    results = tuple(total.result() for total in sums)
+    if get_options()["check_nan"]:
+        _check_nan(job, results, x, block)
+    return results
+
+
+def finish(plan: Plan, output: Output, sums: npt.NDArray[Any]) -> npt.NDArray[Any]:
+    """Apply what comes after the sum: arg max, channel axis, dtype.
+
+    Parameters
+    ----------
+    plan : Plan
+    output : Output
+    sums : numpy.ndarray
+        Dims as in the plan's `raw_dims`.
+
+    Returns
+    -------
+    numpy.ndarray
+        Dims as in the plan's `result_dims`.
+    """
+    if plan.rule.before == "one_hot":
+        sums = np.rint(sums * VOTES)
+    if plan.rule.classes:
+        sums = sums.argmax(plan.channel_at)
+    elif output.dim is None:
+        sums = sums.squeeze(plan.channel_at)
+    return sums.astype(output.dtype, copy=False)
+
+
+# -- patches ---------------------------------------------------------------------------------
+
+_Item: TypeAlias = tuple[int, tuple[int, ...], tuple[slice, ...]]
+"""Position of the looped dims, number of the patch along every core dim, where it is cut."""
+
+
+def _feed(plan: Plan, data: npt.NDArray[Any], device: torch.device) -> torch.Tensor:
+    """Return the block as a tensor (loops, channel, *core) on the device, in the model's dtype."""
+    order = [plan.dims.index(part.dim) for part in (*plan.loops, *plan.axes)]
+    if plan.channel is not None:
+        order.insert(len(plan.loops), plan.dims.index(plan.channel))
+    array = data.transpose(order)
+    loops = array.shape[: len(plan.loops)]
+    core = array.shape[-len(plan.axes) :]
+    array = array.reshape(int(np.prod(loops)), plan.channels, *core)
+    fed = np.require(array, plan.feed, ["C", "W"])  # torch wants memory that it may write
+    return torch.from_numpy(fed).to(device)
+
+
+def _items(plan: Plan, block: Sequence[int], loops: int) -> Iterator[_Item]:
+    places = list(zip(plan.axes, block[len(plan.loops) :], strict=True))
+    ranges = [range(*axis.patches[k]) for axis, k in places]
+    for loop, patch in itertools.product(range(loops), itertools.product(*ranges)):
+        yield (
+            loop,
+            patch,
+            tuple(
+                slice(axis.starts[n] - axis.reads[k][0], axis.starts[n] - axis.reads[k][0] + axis.patch)
+                for (axis, k), n in zip(places, patch, strict=True)
+            ),
+        )
+
+
+def _batches(items: Iterator[_Item], size: int) -> Iterator[list[_Item]]:
+    while batch := list(itertools.islice(items, size)):
+        yield batch
+
+
+# -- sums ------------------------------------------------------------------------------------
+
+
+class _Sums:
+    """The sums of one output over one block's write box."""
+
+    def __init__(
+        self, plan: Plan, output: Output, block: Sequence[int], loops: int, device: torch.device
+    ) -> None:
+        self.plan, self.output = plan, output
+        places = block[len(plan.loops) :]
+        self.prints = plan.footprints(output)
+        self.origin = [p.writes[k][0] for p, k in zip(self.prints, places, strict=True)]
+        box = [p.writes[k][1] - p.writes[k][0] for p, k in zip(self.prints, places, strict=True)]
+        chunks = [
+            loop.chunks[k] for loop, k in zip(plan.loops, block[: len(plan.loops)], strict=True)
+        ]
+        self.shape = (*chunks, output.channels or 1, *box)
+        self.dtype = getattr(torch, output.accumulate)
+        self.patch = (output.channels or 1, *(p.patch for p in self.prints))
+        empty = _least(self.dtype) if plan.rule.reduce == "max" else 0
+        self.total = torch.full(
+            (loops, *self.shape[len(chunks) :]), empty, dtype=self.dtype, device=device
+        )
+        self.weights: dict[tuple[Footprint, int], torch.Tensor | None] = {}
+
+    def add(self, tensor: torch.Tensor, batch: list[_Item]) -> None:
+        """Add a batch of what the model returned."""
+        if self.output.channels is None:
+            tensor = tensor.unsqueeze(1)
+        if tuple(tensor.shape) != (len(batch), *self.patch):
+            raise ModelError(
+                f"the model returned shape {tuple(tensor.shape)} for a batch of {len(batch)}; "
+                f"expected {(len(batch), *self.patch)}, as it answered before the run."
+            )
+        if self.plan.rule.before == "one_hot":
+            votes = torch.zeros_like(tensor, dtype=self.dtype)
+            tensor = votes.scatter_(1, tensor.argmax(1, keepdim=True), 1)
+        for one, (loop, numbers, _) in zip(tensor, batch, strict=True):
+            self._add(self.total[loop], one, numbers)
+
+    def _add(self, total: torch.Tensor, patch: torch.Tensor, numbers: tuple[int, ...]) -> None:
+        of, into = [slice(None)], [slice(None)]
+        for p, n, origin in zip(self.prints, numbers, self.origin, strict=True):
+            (lo, hi), start = p.supports[n], p.starts[n]
+            of.append(slice(lo - start, hi - start))
+            into.append(slice(lo - origin, hi - origin))
+        patch = patch[tuple(of)].to(self.dtype)
+        weights = [self._weight(p, n) for p, n in zip(self.prints, numbers, strict=True)]
+        target = total[tuple(into)]
+        if self.plan.rule.reduce == "max":
+            for axis, weight in enumerate(weights):
+                if weight is not None and (weight == 0).any():
+                    shape = [-1 if k == axis + 1 else 1 for k in range(patch.ndim)]
+                    patch = torch.where(weight.view(shape) > 0, patch, _least(self.dtype))
+            torch.maximum(target, patch, out=target)
+            return
+        for axis, weight in enumerate(weights):
+            if weight is not None:
+                patch = patch * weight.view([-1 if k == axis + 1 else 1 for k in range(patch.ndim)])
+        target += patch
+
+    def _weight(self, p: Footprint, n: int) -> torch.Tensor | None:
+        """Weights of a patch within its support; None where all of them are one."""
+        if (p, n) not in self.weights:
+            (lo, hi), start = p.supports[n], p.starts[n]
+            values = p.weights[n][lo - start : hi - start]
+            # A copy, because the weights themselves are shared and read-only.
+            made = torch.tensor(values, dtype=self.dtype, device=self.total.device)
+            self.weights[p, n] = None if (values == 1).all() else made
+        return self.weights[p, n]
+
+    def result(self) -> npt.NDArray[Any]:
+        """Return the sums on the host, dims as in the plan's `raw_dims`."""
+        array = self.total.cpu().numpy().reshape(self.shape)
+        dims = [loop.dim for loop in self.plan.loops] + [None] + [a.dim for a in self.plan.axes]
+        return array.transpose([dims.index(dim) for dim in self.plan.raw_dims])
+
+
+def _least(dtype: torch.dtype) -> float:
+    return -float("inf") if dtype.is_floating_point else torch.iinfo(dtype).min
+
+
+# -- what goes wrong ---------------------------------------------------------------------------
+
+
+def _note(error: Exception, job: Job, block: Sequence[int], batch: list[_Item]) -> None:
+    """Say in the error where it happened; its type and traceback stay."""
+    plan = job.plan
+    place = plan.position(block)
+    first = dict(place)
+    for axis, n in zip(plan.axes, batch[0][1], strict=True):
+        first[axis.dim] = (axis.starts[n], axis.starts[n] + axis.patch)
+    error.add_note(
+        f"xspinn: in block {tuple(block)} of {plan.block_grid}, {job.where(place)}; the batch of "
+        f"{len(batch)} patches begins at {job.where(first)}."
+    )
+
+
+_warned: set[str] = set()
+
+
+def _check_nan(
+    job: Job, results: Sequence[npt.NDArray[Any]], x: torch.Tensor, block: Sequence[int]
+) -> None:
+    """Warn once a plan and process where finite input became NaN."""
+    plan = job.plan
+    for output, result in zip(plan.outputs, results, strict=True):
+        if result.dtype.kind not in "fc" or plan.fingerprint in _warned:
+            continue
+        if not np.isnan(result.sum()) or not np.isnan(result).any():
+            continue
+        if not bool(torch.isfinite(x).all()):
+            continue  # NaN of the input, such as land in an ocean, spread as it should
+        _warned.add(plan.fingerprint)
+        first = dict(zip(plan.raw_dims, np.argwhere(np.isnan(result))[0].tolist(), strict=True))
+        spans = {
+            loop.dim: (loop.bounds[k] + first[loop.dim], loop.bounds[k] + first[loop.dim] + 1)
+            for loop, k in zip(plan.loops, block[: len(plan.loops)], strict=True)
+        }
+        for axis, ratio, k in zip(
+            plan.axes, output.scale, block[len(plan.loops) :], strict=True
+        ):
+            written = axis.footprint(Fraction(*ratio)).writes[k][0] + first[axis.dim]
+            voxel = min(int(written / Fraction(*ratio)), axis.size - 1)
+            spans[axis.dim] = (voxel, voxel + 1)
+        _warn(
+            f"the model returned NaN for finite input, first at {job.where(spans)}, in block "
+            f"{tuple(block)}. Check how the input is normalised."
+        )
+
+
+def _warn(message: str) -> None:
+    """Warn here, and on a distributed worker also at the client."""
+    worker = sys.modules.get("distributed.worker")
+    if worker is not None:
+        try:
+            worker.get_worker()
+        except ValueError:
+            pass
+        else:
+            worker.warn(message, SpinnWarning)
+            return
+    warnings.warn(message, SpinnWarning, stacklevel=2)

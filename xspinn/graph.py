@@ -1,0 +1,306 @@
+"""From a plan and an array to lazy results: the only place that builds a graph.
+
+Three tasks a block, in any number of dims:
+
+``spinn-run``
+    Runs every patch of the block. Where the source can be sliced, the block reads its own box;
+    for other dask arrays, `dask.array.map_overlap` brings the halo.
+``spinn-strips``
+    Copies of the thin strips that the block wrote into its neighbours' chunks. They are tasks of
+    their own so that they, and not the whole block, wait for the neighbours.
+``spinn-blend``
+    The block's chunk with its neighbours' strips summed in.
+
+Where no patch writes beyond its block's chunk, the first is all there is.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Sequence
+from typing import Any, TypeAlias
+
+import dask.array as da
+import numpy as np
+import numpy.typing as npt
+from dask._task_spec import Task, TaskRef
+from dask.delayed import Delayed, delayed
+from dask.highlevelgraph import HighLevelGraph
+
+from xspinn.axis import Axis
+from xspinn.block import Job, finish, run_block
+from xspinn.errors import PlanError
+from xspinn.lattice import extended_indices
+from xspinn.models import Model
+from xspinn.plan import Output, Plan
+from xspinn.reading import Sliceable, read_box
+from xspinn.sources import Source
+
+__all__ = ["build"]
+
+Array: TypeAlias = npt.NDArray[Any]
+Strips: TypeAlias = tuple[tuple[int, ...], dict[tuple[int, ...], Array]]
+"""A block, and for every neighbour what the block wrote into its chunk."""
+
+
+def build(job: Job, model: Model, source: Source, token: str) -> list[da.Array]:
+    """Build the graph of a plan; nothing runs.
+
+    Parameters
+    ----------
+    job : Job
+    model : Model
+    source : Source
+    token : str
+        Identifies plan, model and source; two runs with one token share their tasks.
+
+    Returns
+    -------
+    list of dask.array.Array
+        One for every output of the plan.
+    """
+    plan = job.plan
+    shared = {
+        "job": _shared(job, f"spinn-plan-{token}"),
+        "model": _shared(model, f"spinn-model-{model.key[:32]}"),
+    }
+    outputs = plan.outputs
+    plain = len(outputs) == 1 and not plan.spills(outputs[0])
+    chunks = plan.chunks(outputs[0]) if plain else _raw_chunks(plan, outputs[0])
+    options: dict[str, Any] = {
+        **shared,
+        "plain": plain,
+        "chunks": chunks,
+        "dtype": np.dtype(outputs[0].dtype if plain else object),
+        "meta": np.empty((0,) * len(chunks), outputs[0].dtype if plain else object),
+        "name": f"spinn-run-{token}",
+    }
+    if source.sliceable is not None:
+        box = _shared(source.sliceable, f"spinn-source-{token}")
+        ran = da.map_blocks(_read_and_run, source=box, **options)
+    else:
+        ran = _run_with_overlap(plan, source.array, options)
+    if plain:
+        return [ran]
+    return [_blend_all(plan, number, ran, shared["job"], token) for number in range(len(outputs))]
+
+
+def _shared(value: Any, name: str) -> Delayed:
+    """One key for what all tasks need, so that a graph holds it once and a worker gets it once."""
+    return delayed(value, name=name, traverse=False)
+
+
+def _raw_chunks(plan: Plan, output: Output) -> tuple[tuple[int, ...], ...]:
+    """Chunks of what blocks write, with their spill, along the plan's `raw_dims`."""
+    by_dim: dict[str | None, tuple[int, ...]] = {loop.dim: loop.chunks for loop in plan.loops}
+    by_dim.update(
+        {p.axis.dim: tuple(hi - lo for lo, hi in p.writes) for p in plan.footprints(output)}
+    )
+    by_dim[None] = (output.channels or 1,)
+    return tuple(by_dim[dim] for dim in plan.raw_dims)
+
+
+# -- run -------------------------------------------------------------------------------------
+
+
+def _run(job: Job, model: Model, data: Array, block: tuple[int, ...], plain: bool) -> Any:
+    sums = run_block(job, model, data, block)
+    return finish(job.plan, job.plan.outputs[0], sums[0]) if plain else sums
+
+
+def _read_and_run(
+    job: Job, model: Model, source: Sliceable, plain: bool, block_id: tuple[int, ...]
+) -> Any:
+    """Read the block's own box and run it."""
+    plan = job.plan
+    block = _block(plan, block_id, plain)
+    box = plan.read_box(block)
+    rules = {axis.dim: axis.boundary for axis in plan.axes}
+    data = read_box(source, list(box.values()), [rules.get(dim, "none") for dim in plan.dims])
+    return _run(job, model, data, block, plain)
+
+
+def _cut_and_run(
+    data: Array, job: Job, model: Model, plain: bool, origin: Any, block_id: tuple[int, ...]
+) -> Any:
+    """Cut the block's box out of a chunk with its halo and run it."""
+    plan = job.plan
+    block = _block(plan, block_id, plain)
+    at = dict(zip([part.dim for part in (*plan.loops, *plan.axes)], block, strict=True))
+    box = plan.read_box(block)
+    cut = [slice(None)] * data.ndim
+    for axis in plan.axes:
+        first = origin[axis.dim][at[axis.dim]]
+        lo, hi = box[axis.dim]
+        cut[plan.dims.index(axis.dim)] = slice(lo - first, hi - first)
+    return _run(job, model, data[tuple(cut)], block, plain)
+
+
+def _block(plan: Plan, block_id: tuple[int, ...], plain: bool) -> tuple[int, ...]:
+    """Place in the plan's block grid of a chunk of the run layer."""
+    if plain and plan.outputs[0].dim is None:
+        at = plan.channel_at
+        block_id = (*block_id[:at], 0, *block_id[at:])
+    return plan.block_at(block_id)
+
+
+def _run_with_overlap(plan: Plan, array: da.Array, options: dict[str, Any]) -> da.Array:
+    """Bring the halo by `map_overlap`, for arrays that exist as dask chunks only."""
+    x, depth, chunks, origin = array, {}, list(array.chunks), {}
+    for axis in plan.axes:
+        at = plan.dims.index(axis.dim)
+        first, end = axis.extended
+        before, after = axis.halo
+        reach = max(before, after)
+        # What map_overlap cannot do: a chunk that is narrower than its neighbour's halo.
+        narrow = min(axis.chunks[:-1], default=reach)
+        if narrow < reach:
+            raise PlanError(
+                f"blocks of {narrow} voxels along {axis.dim!r} are narrower than their halo of "
+                f"{reach}: give blocks of {reach} or more, or leave blocks to xspinn."
+            )
+        end = max(end, axis.bounds[-2] + reach) if axis.n_blocks > 1 else end
+        x = _extend(x, at, axis, first, end)
+        bounds = (first, *axis.bounds[1:-1], end)
+        chunks[at] = tuple(b - a for a, b in itertools.pairwise(bounds))
+        depth[at] = (before, after)
+        origin[axis.dim] = [b - (before if k else 0) for k, b in enumerate(bounds[:-1])]
+    for loop in plan.loops:
+        chunks[plan.dims.index(loop.dim)] = loop.chunks
+    if plan.channel is not None:
+        chunks[plan.dims.index(plan.channel)] = (plan.channels,)
+    x = x.rechunk(tuple(chunks))
+    out_dims = len(options["chunks"])
+    drop, new = [], []
+    if plan.channel is None and out_dims > x.ndim:
+        new = [plan.channel_at]
+    if plan.channel is not None and out_dims < x.ndim:
+        drop = [plan.channel_at]
+    return da.map_overlap(
+        _cut_and_run,
+        x,
+        depth=depth,
+        boundary="none",
+        trim=False,
+        allow_rechunk=False,
+        drop_axis=drop,
+        new_axis=new,
+        origin=origin,
+        **options,
+    )
+
+
+def _extend(x: da.Array, at: int, axis: Axis, first: int, end: int) -> da.Array:
+    """Extend one dim of a dask array beyond its faces, to ``first:end``."""
+    parts = []
+    for lo, hi in ((first, 0), (axis.size, end)):
+        if hi <= lo:
+            parts.append(None)
+            continue
+        if isinstance(axis.boundary, str) and axis.boundary != "none":
+            parts.append(da.take(x, extended_indices(lo, hi, axis.size, axis.boundary), axis=at))
+        else:  # under "none" no patch reads what is added here
+            shape = (*x.shape[:at], hi - lo, *x.shape[at + 1 :])
+            fill = 0 if isinstance(axis.boundary, str) else axis.boundary
+            rest = [c if k != at else (hi - lo,) for k, c in enumerate(x.chunks)]
+            parts.append(da.full(shape, fill, dtype=x.dtype, chunks=tuple(rest)))
+    pieces = [piece for piece in (parts[0], x, parts[1]) if piece is not None]
+    return da.concatenate(pieces, axis=at) if len(pieces) > 1 else x
+
+
+# -- blend -----------------------------------------------------------------------------------
+
+
+def _blend_all(plan: Plan, number: int, ran: da.Array, job: Delayed, token: str) -> da.Array:
+    """Add the strips and blend tasks of one output."""
+    output = plan.outputs[number]
+    suffix = "" if output.name is None else f"-{output.name}"
+    name, strips = f"spinn-blend{suffix}-{token}", f"spinn-strips{suffix}-{token}"
+    prints = {p.axis.dim: p for p in plan.footprints(output)}
+    has_dim = output.dim is not None
+    grid = [1 if n is None else 0 for n in plan.raw_dims]
+    for k, dim in enumerate(plan.raw_dims):
+        if dim is not None:
+            loop = {loop.dim: len(loop.chunks) for loop in plan.loops}
+            grid[k] = prints[dim].axis.n_blocks if dim in prints else loop[dim]
+    spilling = plan.spills(output)
+    layer: dict[Any, Task] = {}
+    for index in itertools.product(*map(range, grid)):
+        others = [i for i in _related(plan, prints, index, "sources") if i != index]
+        key = (name, *(k for k, dim in zip(index, plan.raw_dims, strict=True) if has_dim or dim))
+        layer[key] = Task(
+            key,
+            _blend,
+            TaskRef(job.key),
+            number,
+            index,
+            TaskRef((ran.name, *index)),
+            *(TaskRef((strips, *other)) for other in others),
+        )
+        if spilling and len(_related(plan, prints, index, "targets")) > 1:
+            key = (strips, *index)
+            layer[key] = Task(
+                key, _strips, TaskRef(job.key), number, index, TaskRef((ran.name, *index))
+            )
+    graph = HighLevelGraph.from_collections(name, layer, dependencies=[ran, job])
+    chunks = plan.chunks(output)
+    return da.Array(graph, name, chunks, meta=np.empty((0,) * len(chunks), output.dtype))
+
+
+def _related(
+    plan: Plan, prints: dict[str, Any], index: Sequence[int], kind: str
+) -> list[tuple[int, ...]]:
+    """Blocks that write into the chunk of one (sources), or into whose chunks it does (targets)."""
+    return list(
+        itertools.product(
+            *(
+                getattr(prints[dim], kind)[k] if dim in prints else (k,)
+                for dim, k in zip(plan.raw_dims, index, strict=True)
+            )
+        )
+    )
+
+
+def _overlapping(
+    plan: Plan, output: Output, writer: Sequence[int], owner: Sequence[int]
+) -> tuple[tuple[slice, ...], tuple[slice, ...]]:
+    """Where the write box of one block and the chunk of another meet: in the box, in the chunk."""
+    prints = {p.axis.dim: p for p in plan.footprints(output)}
+    box, chunk = [], []
+    for dim, j, k in zip(plan.raw_dims, writer, owner, strict=True):
+        if dim not in prints:
+            box.append(slice(None))
+            chunk.append(slice(None))
+            continue
+        (lo, hi), a, b = prints[dim].writes[j], prints[dim].bounds[k], prints[dim].bounds[k + 1]
+        box.append(slice(max(lo, a) - lo, min(hi, b) - lo))
+        chunk.append(slice(max(lo, a) - a, min(hi, b) - a))
+    return tuple(box), tuple(chunk)
+
+
+def _strips(job: Job, number: int, index: tuple[int, ...], sums: tuple[Array, ...]) -> Strips:
+    """Copy what a block wrote into its neighbours' chunks; copies let go of the block."""
+    plan, output = job.plan, job.plan.outputs[number]
+    prints = {p.axis.dim: p for p in plan.footprints(output)}
+    strips = {}
+    for other in _related(plan, prints, index, "targets"):
+        if other != index:
+            box, _ = _overlapping(plan, output, index, other)
+            strips[other] = sums[number][box].copy()
+    return index, strips
+
+
+def _blend(
+    job: Job, number: int, index: tuple[int, ...], sums: tuple[Array, ...], *strips: Strips
+) -> Array:
+    """Sum the neighbours' strips into a block's chunk and finish it."""
+    plan, output = job.plan, job.plan.outputs[number]
+    own, _ = _overlapping(plan, output, index, index)
+    total = sums[number][own]
+    if strips:
+        total = total.copy()  # what another task returned is never changed
+    add = np.maximum if plan.rule.reduce == "max" else np.add
+    for writer, pieces in strips:
+        _, chunk = _overlapping(plan, output, writer, index)
+        add(total[chunk], pieces[index], out=total[chunk])
+    return finish(plan, output, total)

@@ -1,0 +1,167 @@
+"""Models that are torch modules."""
+
+from __future__ import annotations
+
+import copy
+import hashlib
+import types
+from typing import Any
+
+import numpy as np
+import torch
+
+from xspinn.errors import ModelError
+from xspinn.models.base import Built, Model, default_feed
+
+__all__ = ["ModuleModel"]
+
+
+class ModuleModel(Model):
+    """A module, taken apart into a skeleton without weights and the weights themselves.
+
+    The skeleton is a copy whose tensors live on torch's meta device: it answers questions about
+    shapes for nothing. The weights are a snapshot, so later training does not change a lazy
+    result. The user's module is only read.
+    """
+
+    def __init__(
+        self, skeleton: torch.nn.Module, tensors: list[torch.Tensor], key: str, name: str
+    ) -> None:
+        self.skeleton = skeleton
+        self.tensors = tensors
+        self.key = key
+        self.name = name
+        self.n_bytes = sum(t.nbytes for t in tensors)
+
+    @classmethod
+    def of(cls, module: torch.nn.Module) -> ModuleModel:
+        """Take a module apart; it stays as it is."""
+        tensors = _tensors(module)
+        memo: dict[int, Any] = {id(t): _meta(t) for t in tensors}
+        try:
+            skeleton = copy.deepcopy(module, memo)
+        except Exception as error:
+            raise ModelError(
+                f"the module {type(module).__name__} cannot be copied ({error}). A module must "
+                "hold its tensors as parameters or buffers, and nothing that refuses "
+                "copy.deepcopy."
+            ) from error
+        skeleton.eval()
+        weights = [t.detach().to("cpu", copy=True) for t in tensors]
+        return cls(skeleton, weights, _hash(module), type(module).__name__)
+
+    def build(self, device: torch.device) -> Built:
+        """Return the module on a device, in eval mode, sharing nothing with the user's."""
+        memo: dict[int, Any] = {}
+        for meta, weight in zip(_tensors(self.skeleton), self.tensors, strict=True):
+            moved = weight.to(device)
+            is_parameter = isinstance(meta, torch.nn.Parameter)
+            memo[id(meta)] = torch.nn.Parameter(moved, False) if is_parameter else moved
+        module: torch.nn.Module = copy.deepcopy(self.skeleton, memo).eval()
+        own = self._own_dtype
+        return (lambda batch: module(batch.to(own))) if own in _HALF else module
+
+    @property
+    def _own_dtype(self) -> torch.dtype | None:
+        """Dtype of the first floating or complex parameter or buffer."""
+        return next((t.dtype for t in self.tensors if t.is_floating_point() or t.is_complex()), None)
+
+    def feed_dtype(self, dtype: np.dtype[Any]) -> np.dtype[Any]:
+        """Return the dtype of the first floating parameter or buffer; without one, the default."""
+        own = self._own_dtype
+        if own is None:
+            return default_feed(dtype)
+        if dtype.kind == "c" and not own.is_complex:
+            raise ModelError(
+                f"the array is {dtype}, but the model's weights are {own}: a real model cannot "
+                "take complex input. Predict on da.real or abs(da), or stack real and imaginary "
+                "parts as channels."
+            )
+        # Half-precision weights are fed with float32 by numpy and cast on the device.
+        return np.dtype("float32") if own in _HALF else torch.empty(0, dtype=own).numpy().dtype
+
+    def sketch(self, batch: tuple[int, ...], dtype: torch.dtype) -> Any:
+        """Run the skeleton on the meta device: shapes and dtypes, no values, no work."""
+        skeleton = copy.deepcopy(self.skeleton)  # a forward may leave something in its module
+        fed = self._own_dtype if self._own_dtype in _HALF else dtype
+        with torch.inference_mode():
+            return skeleton(torch.empty(batch, dtype=fed, device="meta"))
+
+    def __getstate__(self) -> dict[str, Any]:
+        # Weights travel as plain buffers, which distributed moves without copying them.
+        weights = [
+            (t.dtype, tuple(t.shape), t.contiguous().reshape(-1).view(torch.uint8).numpy())
+            for t in self.tensors
+        ]
+        return {**self.__dict__, "tensors": weights}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state)
+        self.tensors = [
+            torch.from_numpy(raw.copy()).view(dtype).reshape(shape)
+            for dtype, shape, raw in state["tensors"]
+        ]
+
+
+_HALF = (torch.float16, torch.bfloat16)
+
+
+def _tensors(module: torch.nn.Module) -> list[torch.Tensor]:
+    """All parameters and buffers, each once, in an order that a copy keeps."""
+    return list(module.parameters()) + list(module.buffers())
+
+
+def _meta(tensor: torch.Tensor) -> torch.Tensor:
+    empty = torch.empty_like(tensor, device="meta", requires_grad=False)
+    return torch.nn.Parameter(empty, False) if isinstance(tensor, torch.nn.Parameter) else empty
+
+
+# -- hash ------------------------------------------------------------------------------------
+# Neither pickle nor dask's tokenize is stable for a module, so its parts are hashed one by one:
+# the classes and their code, what the modules were set up with, and the weights.
+
+_UNHASHED = {"_parameters", "_buffers", "_modules", "training"}
+
+
+def _hash(module: torch.nn.Module) -> str:
+    digest = hashlib.sha256()
+    for name, part in module.named_modules():
+        kind = type(part)
+        digest.update(f"{name}:{kind.__module__}.{kind.__qualname__}".encode())
+        if not kind.__module__.startswith("torch."):
+            for base in kind.__mro__:
+                if not base.__module__.startswith(("torch.", "builtins")):
+                    _hash_value(digest, [vars(base)[n] for n in sorted(vars(base))])
+        settings = {k: v for k, v in vars(part).items() if k not in _UNHASHED}
+        _hash_value(digest, {k: v for k, v in settings.items() if "hook" not in k or v})
+    for name, tensor in [*module.named_parameters(), *module.named_buffers()]:
+        digest.update(f"{name}:".encode())
+        _hash_value(digest, tensor)
+    return digest.hexdigest()
+
+
+def _hash_value(digest: Any, value: Any) -> None:
+    """Feed a digest with a value; with no more than its type where it has no stable content."""
+    digest.update(type(value).__name__.encode())
+    if isinstance(value, torch.Tensor):
+        digest.update(f"{value.dtype}{tuple(value.shape)}".encode())
+        flat = value.detach().cpu().contiguous().reshape(-1)
+        digest.update(flat.view(torch.uint8).numpy())
+    elif isinstance(value, bool | int | float | complex | str | bytes | torch.dtype | None):
+        digest.update(repr(value).encode())
+    elif isinstance(value, np.ndarray):
+        digest.update(f"{value.dtype}{value.shape}".encode() + value.tobytes())
+    elif isinstance(value, dict):
+        for key in sorted(value, key=repr):
+            digest.update(repr(key).encode())
+            _hash_value(digest, value[key])
+    elif isinstance(value, list | tuple):
+        digest.update(str(len(value)).encode())
+        for item in value:
+            _hash_value(digest, item)
+    elif isinstance(value, types.FunctionType):
+        _hash_value(digest, [value.__code__, value.__defaults__, value.__kwdefaults__])
+    elif isinstance(value, types.CodeType):
+        _hash_value(digest, [value.co_code, value.co_names, value.co_varnames, *value.co_consts])
+    elif isinstance(value, type):
+        digest.update(f"{value.__module__}.{value.__qualname__}".encode())

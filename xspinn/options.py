@@ -1,0 +1,90 @@
+"""Options that hold for the whole process, set like xarray's."""
+
+from __future__ import annotations
+
+from types import TracebackType
+from typing import Any
+
+from xspinn.errors import PlanError
+
+__all__ = ["get_options", "set_options"]
+
+_OPTIONS: dict[str, Any] = {
+    "block_bytes": 128 * 2**20,
+    "batch_voxels": 2**20,
+    "model_calls": 1,
+    "check_nan": True,
+}
+
+_VALID = {
+    "block_bytes": lambda v: isinstance(v, int) and v > 0,
+    "batch_voxels": lambda v: isinstance(v, int) and v > 0,
+    "model_calls": lambda v: isinstance(v, int) and v > 0,
+    "check_nan": lambda v: isinstance(v, bool),
+}
+
+
+def get_options() -> dict[str, Any]:
+    """Return a copy of all options and their values.
+
+    Examples
+    --------
+    >>> import xspinn
+    >>> xspinn.get_options()["check_nan"]
+    True
+    """
+    return dict(_OPTIONS)
+
+
+class set_options:  # noqa: N801 - a function to its users, as in xarray
+    """Set options, for good or inside a ``with`` block.
+
+    Options are read in the process that runs a block, except `block_bytes` and `batch_voxels`,
+    which are read when the plan is made.
+
+    Parameters
+    ----------
+    block_bytes : int, default: 134217728
+        Bytes that the input and the output of one block may take together when xspinn chooses
+        the blocks. The model's own activations come on top.
+    batch_voxels : int, default: 1048576
+        Voxels of one batch of patches when xspinn chooses the batch.
+    model_calls : int, default: 1
+        How many threads of one process may call a model at the same time. Each call uses all of
+        torch's threads, so 1 keeps dask's threads times torch's threads from oversubscribing the
+        cores; the other threads read, blend and write meanwhile. It takes effect before the
+        first block of a process runs.
+    check_nan : bool, default: True
+        Warn when a model returns NaN for a block whose input is finite.
+
+    Examples
+    --------
+    >>> import xspinn
+    >>> with xspinn.set_options(block_bytes=2**20):
+    ...     xspinn.get_options()["block_bytes"]
+    1048576
+    """
+
+    def __init__(self, **options: Any) -> None:
+        self.old: dict[str, Any] = {}
+        for name, value in options.items():
+            if name not in _OPTIONS:
+                raise PlanError(f"{name!r} is not an option; the options are {sorted(_OPTIONS)}.")
+            if not _VALID[name](value):
+                raise PlanError(
+                    f"{value!r} is not a value of option {name!r}; it needs a positive integer, "
+                    "or True or False where its default is one of them."
+                )
+            self.old[name] = _OPTIONS[name]
+        _OPTIONS.update(options)
+
+    def __enter__(self) -> set_options:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        _OPTIONS.update(self.old)

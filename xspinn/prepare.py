@@ -1,0 +1,290 @@
+"""From what a user asks for to a run that is ready: plan, model, source. Nothing is computed."""
+
+from __future__ import annotations
+
+import hashlib
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, TypeAlias
+
+import cloudpickle
+import dask.array as da
+import numpy as np
+import numpy.typing as npt
+import xarray as xr
+
+from xspinn.arguments import (
+    BoundaryLike,
+    OverlapLike,
+    WindowsLike,
+    check_array,
+    check_patch,
+    default_batch,
+    make_axes,
+)
+from xspinn.axis import Axis
+from xspinn.block import ACTIVATIONS, Activation, Job
+from xspinn.blocking import as_blocks, choose_blocks, given_blocks, loop_bounds
+from xspinn.combine import get_combine
+from xspinn.devices import check_device
+from xspinn.errors import PlanError
+from xspinn.inspection import inspect_model
+from xspinn.models import Model, as_model
+from xspinn.options import get_options
+from xspinn.outputs import Answer, OutputLike, alignment, make_outputs
+from xspinn.plan import Loop, Plan
+from xspinn.sources import Source, Stacked, find_source
+
+__all__ = ["ActivationLike", "Blocks", "Run", "prepare"]
+
+Blocks: TypeAlias = "int | Mapping[str, int | Sequence[int]] | None"
+ActivationLike: TypeAlias = "str | Callable[[Any], Any] | None"
+
+VARIABLE = "variable"
+"""Dim that a dataset's variables are stacked along, as in Dataset.to_dataarray."""
+
+
+@dataclass(frozen=True)
+class Run:
+    """A run that is ready.
+
+    Attributes
+    ----------
+    template : xarray.DataArray or xarray.Dataset
+        What the result takes its labels from.
+    job : Job
+    model : Model
+    source : Source
+    """
+
+    template: xr.DataArray | xr.Dataset
+    job: Job
+    model: Model
+    source: Source
+
+    @property
+    def plan(self) -> Plan:
+        """The plan."""
+        return self.job.plan
+
+    @property
+    def token(self) -> str:
+        """Identifies the result: equal tokens, equal tasks."""
+        parts = (self.plan.fingerprint, self.model.key, self.source.token, str(self.job.device))
+        return hashlib.sha256(":".join(parts).encode()).hexdigest()[:32]
+
+
+@dataclass(frozen=True)
+class _Input:
+    """The array to run over, without its voxels."""
+
+    template: xr.DataArray | xr.Dataset
+    dims: tuple[str, ...]
+    shape: tuple[int, ...]
+    dtype: np.dtype[Any]
+    chunks: dict[str, int | None]
+    channel: str | None
+    source: Callable[[], Source]
+
+    @property
+    def sizes(self) -> dict[str, int]:
+        return dict(zip(self.dims, self.shape, strict=True))
+
+
+def prepare(
+    obj: xr.DataArray | xr.Dataset,
+    model: Any,
+    *,
+    patch: Mapping[str, int],
+    overlap: OverlapLike,
+    window: WindowsLike,
+    combine: str,
+    boundary: BoundaryLike,
+    channel: str | None,
+    output: OutputLike,
+    activation: ActivationLike,
+    batch: int | None,
+    blocks: Blocks,
+    dtype: Any,
+    device: str | None,
+) -> Run:
+    """Check everything, ask the model what it returns, and make the plan; see `xspinn.predict`."""
+    data = _from_dataset(obj, channel) if isinstance(obj, xr.Dataset) else _from_array(obj, channel)
+    check_array(data.dims, data.shape, data.dtype)
+    widths = check_patch(patch, data.sizes, data.channel)
+    rule = get_combine(combine)
+    device = check_device(device)
+    applied = _activation(activation)
+    if batch is not None and (not isinstance(batch, int | np.integer) or batch < 1):
+        raise PlanError(f"batch={batch!r}: expected a positive number of patches.")
+    handle = as_model(model)
+    feed = handle.feed_dtype(data.dtype)
+    channels = 1 if data.channel is None else data.sizes[data.channel]
+    # Errors of the arguments come before the model is asked, which may take a while.
+    make_axes(widths, data.sizes, overlap, window, boundary, [1] * len(widths), data.dtype)
+    answers = inspect_model(handle, widths, channels, feed, device)
+    axes = make_axes(
+        widths, data.sizes, overlap, window, boundary, alignment(answers), data.dtype
+    )
+    axes, loops = _blocks(data, axes, blocks, answers, channels, feed)
+    rest = [dim for dim in data.dims if dim != data.channel]
+    outputs = make_outputs(answers, output, rule, axes, rest, dtype, activation == "softmax")
+    made = Plan(
+        dims=data.dims,
+        shape=data.shape,
+        dtype=str(data.dtype),
+        feed=str(feed),
+        axes=axes,
+        loops=loops,
+        channel=data.channel,
+        outputs=outputs,
+        combine=rule.name,
+        activation=applied[0],
+        batch=int(batch or default_batch(widths, channels, get_options()["batch_voxels"])),
+    )
+    coords = {
+        dim: _values(obj[dim])
+        for dim in made.raw_dims
+        if dim is not None and dim in obj.coords and dim in obj.indexes
+    }
+    job = Job(made, device, applied[1], coords)
+    return Run(data.template, job, handle, data.source())
+
+
+def _values(coord: xr.DataArray) -> npt.NDArray[Any]:
+    return np.asarray(coord.values)
+
+
+def _activation(activation: ActivationLike) -> tuple[str | None, Activation | None]:
+    """Name of an activation for the plan, and the function where it is the user's own."""
+    if activation is None or (isinstance(activation, str) and activation in ACTIVATIONS):
+        return activation, None
+    if callable(activation):
+        name = getattr(activation, "__name__", type(activation).__name__)
+        digest = hashlib.sha256(cloudpickle.dumps(activation)).hexdigest()
+        return f"{name}:{digest[:12]}", activation
+    raise PlanError(
+        f"activation={activation!r} is not known; give one of {list(ACTIVATIONS)}, or a function "
+        "of a torch tensor of shape (batch, channel, *core dims)."
+    )
+
+
+# -- input -----------------------------------------------------------------------------------
+
+
+def _from_array(obj: xr.DataArray, channel: str | None) -> _Input:
+    if not isinstance(obj, xr.DataArray):
+        raise PlanError(
+            f"expected an xarray.DataArray or Dataset, got {type(obj).__name__}: name the dims "
+            "first, with xr.DataArray(array, dims=(...))."
+        )
+    return _Input(
+        template=obj,
+        dims=obj.dims,  # type: ignore[arg-type] # check_array refuses dims that are not strings
+        shape=obj.shape,
+        dtype=obj.dtype,
+        chunks=_chunks(obj.variable),
+        channel=channel,
+        source=lambda: find_source(obj.variable),
+    )
+
+
+def _from_dataset(ds: xr.Dataset, channel: str | None) -> _Input:
+    if not ds.data_vars:
+        raise PlanError("the dataset has no data variables: there is nothing to predict.")
+    arrays = list(ds.data_vars.values())
+    first = arrays[0]
+    stacked = VARIABLE if channel is None else channel
+    for array in arrays:
+        if set(array.dims) != set(first.dims):
+            raise PlanError(
+                f"variable {array.name!r} has dims {array.dims}, but {first.name!r} has "
+                f"{first.dims}: the variables of a dataset are channels and must share their "
+                "dims. Select some with ds[[names]], or predict on one variable."
+            )
+    if stacked in ds.dims:
+        raise PlanError(
+            f"the variables would be stacked along {stacked!r}, but the dataset has a dim of that "
+            "name: give channel='another_name', or predict on one variable."
+        )
+    dtype = np.result_type(*(array.dtype for array in arrays))
+    variables = [array.variable.transpose(*first.dims) for array in arrays]
+
+    def source() -> Source:
+        parts = [find_source(variable) for variable in variables]
+        lazy = any(part.lazy for part in parts)
+        token = hashlib.sha256(":".join(part.token for part in parts).encode()).hexdigest()
+        sliceables = [part.sliceable for part in parts if part.sliceable is not None]
+        if len(sliceables) == len(parts):
+            return Source(Stacked(sliceables, dtype), None, token, lazy)
+        chunked = [variable.chunk().data for variable in variables]
+        return Source(None, da.stack(chunked).astype(dtype), token, lazy)
+
+    return _Input(
+        template=ds.assign_coords({stacked: list(ds.data_vars)}),
+        dims=(stacked, *first.dims),  # type: ignore[arg-type]
+        shape=(len(arrays), *first.shape),
+        dtype=dtype,
+        chunks={stacked: None, **_chunks(first.variable)},
+        channel=stacked,
+        source=source,
+    )
+
+
+def _chunks(variable: xr.Variable) -> dict[str, int | None]:
+    """Widest chunk of every dim: of dask, else of the file; None where there is none."""
+    if variable.chunks is not None:
+        return {str(d): max(c) for d, c in zip(variable.dims, variable.chunks, strict=True)}
+    preferred = variable.encoding.get("preferred_chunks") or {}
+    return {str(dim): preferred.get(dim) for dim in variable.dims}
+
+
+# -- blocks ----------------------------------------------------------------------------------
+
+
+def _blocks(
+    data: _Input,
+    axes: Sequence[Axis],
+    blocks: Blocks,
+    answers: Sequence[Answer],
+    channels: int,
+    feed: np.dtype[Any],
+) -> tuple[tuple[Axis, ...], tuple[Loop, ...]]:
+    """Give core and looped dims their blocks: those asked for, the others by chunks and budget."""
+    core = [axis.dim for axis in axes]
+    looped = [dim for dim in data.dims if dim not in core and dim != data.channel]
+    asked = as_blocks(blocks, [*core, *looped], core)
+    budget = get_options()["block_bytes"]
+    voxel = channels * (data.dtype.itemsize + feed.itemsize) + sum(
+        (answer.channels or 1) * max(4, np.dtype(answer.dtype).itemsize) * math.prod(answer.scale)
+        for answer in answers
+    )
+    free = {dim: data.chunks[dim] or data.sizes[dim] for dim in looped if dim not in asked}
+
+    def n_bytes(parts: Sequence[Axis]) -> int:
+        box = math.prod(min(max(a.chunks) + a.overlap, a.size) for a in parts)
+        return int(voxel * box * math.prod(free.values()))
+
+    # A patch at every position of the looped dims must fit first; chunks that exist are kept.
+    smallest = [given_blocks(axis, axis.stride) for axis in axes]
+    while n_bytes(smallest) > budget:
+        unchunked = [dim for dim in free if data.chunks[dim] is None and free[dim] > 1]
+        if not unchunked:
+            break
+        widest = max(unchunked, key=free.__getitem__)
+        free[widest] = math.ceil(free[widest] / 2)
+    open_axes = [axis for axis in axes if axis.dim not in asked]
+    fixed = {a.dim: given_blocks(a, asked[a.dim]) for a in axes if a.dim in asked}
+    chosen = choose_blocks(
+        open_axes,
+        [data.chunks[axis.dim] for axis in open_axes],
+        lambda parts: n_bytes([*parts, *fixed.values()]),
+        budget,
+    )
+    by_dim = fixed | {axis.dim: axis for axis in chosen}
+    loops = [
+        Loop(dim, data.sizes[dim], loop_bounds(data.sizes[dim], free.get(dim), asked.get(dim), dim))
+        for dim in looped
+    ]
+    return tuple(by_dim[dim] for dim in core), tuple(loops)
