@@ -132,7 +132,8 @@ def predict(
     >>> bool((lazy.compute().y == image.y).all())
     True
     """
-    import dask
+    from dask import config
+    from dask.base import compute
 
     from xspinn.graph import build
     from xspinn.labels import kept_attrs, label
@@ -156,9 +157,9 @@ def predict(
     )
     arrays: Sequence[Any] = build(run.job, run.model, run.source, run.token)
     if not run.source.lazy:
-        chosen = dask.config.get("scheduler", None)
+        chosen = config.get("scheduler", None)
         in_turn = chosen in ("sync", "synchronous", "single-threaded")
-        arrays = dask.compute(*arrays, scheduler=chosen if in_turn else "threads")
+        arrays = compute(*arrays, scheduler=chosen if in_turn else "threads")
     attrs = kept_attrs(run.template, run.plan, keep_attrs, run.model.key[:16], version("xspinn"))
     labelled = [
         label(run.template, run.plan, out, data, attrs, name)

@@ -46,11 +46,9 @@ def check_array(dims: Sequence[Any], shape: Sequence[int], dtype: np.dtype[Any])
         )
 
 
-def check_patch(
-    patch: Mapping[str, int], sizes: Mapping[str, int], channel: str | None
-) -> dict[str, int]:
+def check_patch(patch: Any, sizes: Mapping[str, int], channel: str | None) -> dict[str, int]:
     """Return the patch with plain integers, or say what is wrong with it."""
-    if not isinstance(patch, Mapping) or not patch:
+    if not (isinstance(patch, Mapping) and patch):
         raise PlanError(
             f"patch={patch!r}: give a mapping of dim to voxels, such as "
             f"patch={{{', '.join(f'{dim!r}: 64' for dim in list(sizes)[-2:])}}}."

@@ -22,7 +22,7 @@ from xspinn.axis import Footprint
 from xspinn.cache import built_model
 from xspinn.devices import call_gate, pick_device
 from xspinn.errors import ModelError, SpinnWarning
-from xspinn.models.base import Built, Model, flatten
+from xspinn.models.base import Model, flatten
 from xspinn.options import get_options
 from xspinn.plan import Output, Plan
 
@@ -159,7 +159,7 @@ _Item: TypeAlias = tuple[int, tuple[int, ...], tuple[slice, ...]]
 
 def _feed(plan: Plan, data: npt.NDArray[Any], device: torch.device) -> torch.Tensor:
     """Return the block as a tensor (loops, channel, *core) on the device, in the model's dtype."""
-    order = [plan.dims.index(part.dim) for part in (*plan.loops, *plan.axes)]
+    order = [plan.dims.index(part.dim) for part in plan.parts]
     if plan.channel is not None:
         order.insert(len(plan.loops), plan.dims.index(plan.channel))
     array = data.transpose(order)
@@ -174,14 +174,11 @@ def _items(plan: Plan, block: Sequence[int], loops: int) -> Iterator[_Item]:
     places = list(zip(plan.axes, block[len(plan.loops) :], strict=True))
     ranges = [range(*axis.patches[k]) for axis, k in places]
     for loop, patch in itertools.product(range(loops), itertools.product(*ranges)):
-        yield (
-            loop,
-            patch,
-            tuple(
-                slice(axis.starts[n] - axis.reads[k][0], axis.starts[n] - axis.reads[k][0] + axis.patch)
-                for (axis, k), n in zip(places, patch, strict=True)
-            ),
-        )
+        box = []
+        for (axis, k), n in zip(places, patch, strict=True):
+            first = axis.starts[n] - axis.reads[k][0]
+            box.append(slice(first, first + axis.patch))
+        yield loop, patch, tuple(box)
 
 
 def _batches(items: Iterator[_Item], size: int) -> Iterator[list[_Item]]:
@@ -264,7 +261,7 @@ class _Sums:
     def result(self) -> npt.NDArray[Any]:
         """Return the sums on the host, dims as in the plan's `raw_dims`."""
         array = self.total.cpu().numpy().reshape(self.shape)
-        dims = [loop.dim for loop in self.plan.loops] + [None] + [a.dim for a in self.plan.axes]
+        dims = [*(loop.dim for loop in self.plan.loops), None, *(a.dim for a in self.plan.axes)]
         return array.transpose([dims.index(dim) for dim in self.plan.raw_dims])
 
 
@@ -309,9 +306,7 @@ def _check_nan(
             loop.dim: (loop.bounds[k] + first[loop.dim], loop.bounds[k] + first[loop.dim] + 1)
             for loop, k in zip(plan.loops, block[: len(plan.loops)], strict=True)
         }
-        for axis, ratio, k in zip(
-            plan.axes, output.scale, block[len(plan.loops) :], strict=True
-        ):
+        for axis, ratio, k in zip(plan.axes, output.scale, block[len(plan.loops) :], strict=True):
             written = axis.footprint(Fraction(*ratio)).writes[k][0] + first[axis.dim]
             voxel = min(int(written / Fraction(*ratio)), axis.size - 1)
             spans[axis.dim] = (voxel, voxel + 1)

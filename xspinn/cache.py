@@ -23,6 +23,8 @@ _builds = 0
 def built_model(model: Model, device: torch.device) -> Built:
     """Return a model on a device, built by the first thread that asks; the others wait for it."""
     global _builds
+    if not model.kept:
+        return model.build(device)
     key = (model.key, str(device))
     with _lock:
         lock = _locks.setdefault(key, threading.Lock())

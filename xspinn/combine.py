@@ -63,6 +63,4 @@ def get_combine(name: str) -> Combine:
     try:
         return COMBINES[name]
     except (KeyError, TypeError):
-        raise PlanError(
-            f"combine={name!r} is not known; give one of {list(COMBINES)}."
-        ) from None
+        raise PlanError(f"combine={name!r} is not known; give one of {list(COMBINES)}.") from None

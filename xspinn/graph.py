@@ -79,6 +79,7 @@ def build(job: Job, model: Model, source: Source, token: str) -> list[da.Array]:
         box = _shared(source.sliceable, f"spinn-source-{token}")
         ran = da.map_blocks(_read_and_run, source=box, **options)
     else:
+        assert source.array is not None
         ran = _run_with_overlap(plan, source.array, options)
     if plain:
         return [ran]
@@ -87,7 +88,8 @@ def build(job: Job, model: Model, source: Source, token: str) -> list[da.Array]:
 
 def _shared(value: Any, name: str) -> Delayed:
     """One key for what all tasks need, so that a graph holds it once and a worker gets it once."""
-    return delayed(value, name=name, traverse=False)
+    node: Delayed = delayed(value, name=name, traverse=False)
+    return node
 
 
 def _raw_chunks(plan: Plan, output: Output) -> tuple[tuple[int, ...], ...]:
@@ -126,7 +128,7 @@ def _cut_and_run(
     """Cut the block's box out of a chunk with its halo and run it."""
     plan = job.plan
     block = _block(plan, block_id, plain)
-    at = dict(zip([part.dim for part in (*plan.loops, *plan.axes)], block, strict=True))
+    at = dict(zip([part.dim for part in plan.parts], block, strict=True))
     box = plan.read_box(block)
     cut = [slice(None)] * data.ndim
     for axis in plan.axes:
@@ -176,7 +178,7 @@ def _run_with_overlap(plan: Plan, array: da.Array, options: dict[str, Any]) -> d
         new = [plan.channel_at]
     if plan.channel is not None and out_dims < x.ndim:
         drop = [plan.channel_at]
-    return da.map_overlap(
+    ran: da.Array = da.map_overlap(
         _cut_and_run,
         x,
         depth=depth,
@@ -188,11 +190,12 @@ def _run_with_overlap(plan: Plan, array: da.Array, options: dict[str, Any]) -> d
         origin=origin,
         **options,
     )
+    return ran
 
 
 def _extend(x: da.Array, at: int, axis: Axis, first: int, end: int) -> da.Array:
     """Extend one dim of a dask array beyond its faces, to ``first:end``."""
-    parts = []
+    parts: list[da.Array | None] = []
     for lo, hi in ((first, 0), (axis.size, end)):
         if hi <= lo:
             parts.append(None)
@@ -242,7 +245,8 @@ def _blend_all(plan: Plan, number: int, ran: da.Array, job: Delayed, token: str)
             layer[key] = Task(
                 key, _strips, TaskRef(job.key), number, index, TaskRef((ran.name, *index))
             )
-    graph = HighLevelGraph.from_collections(name, layer, dependencies=[ran, job])
+    needs: Any = [ran, job]
+    graph = HighLevelGraph.from_collections(name, layer, dependencies=needs)
     chunks = plan.chunks(output)
     return da.Array(graph, name, chunks, meta=np.empty((0,) * len(chunks), output.dtype))
 

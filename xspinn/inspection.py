@@ -51,11 +51,15 @@ def inspect_model(
 
 
 def _ask(
-    model: Model, shape: tuple[int, ...], dtype: torch.dtype, patch: dict[str, int], device: str | None
+    model: Model,
+    shape: tuple[int, ...],
+    dtype: torch.dtype,
+    patch: dict[str, int],
+    device: str | None,
 ) -> Any:
     try:
         return model.sketch(shape, dtype)
-    except Exception:  # noqa: BLE001, S110 - whatever meta tensors cannot do, zeros will tell
+    except Exception:  # noqa: BLE001 - whatever meta tensors cannot do, zeros will tell
         pass
     try:
         where = pick_device(device)
@@ -142,9 +146,7 @@ def _check_scale(
             raise ModelError(_no_scale(model, label, dim, size, int(size * ratio), ratio))
 
 
-def _no_scale(
-    model: Model, label: str, dim: str, size: int, got: int, ratio: Fraction
-) -> str:
+def _no_scale(model: Model, label: str, dim: str, size: int, got: int, ratio: Fraction) -> str:
     return (
         f"the model {model.name} turned {size} voxels of dim {dim!r} into {got} in {label}: "
         f"{ratio} is not a spatial scale such as 1, 2 or 1/4. If its convolutions crop the patch, "

@@ -18,14 +18,18 @@ PHYSICS = frozenset(
     {
         "_FillValue", "actual_range", "add_offset", "ancillary_variables", "cell_methods",
         "flag_masks", "flag_meanings", "flag_values", "long_name", "missing_value",
-        "scale_factor", "standard_name", "units", "valid_max", "valid_min", "valid_range",
+        "scale_factor", "source", "standard_name", "units", "valid_max", "valid_min", "valid_range",
     }
 )  # fmt: skip
-"""Attributes that say what the input's numbers mean. A prediction's numbers mean something else."""
+"""Attributes that say what the input's numbers mean and where they come from."""
 
 
 def label(
-    template: xr.DataArray | xr.Dataset, plan: Plan, output: Output, data: Any, attrs: Mapping[str, Any],
+    template: xr.DataArray | xr.Dataset,
+    plan: Plan,
+    output: Output,
+    data: Any,
+    attrs: Mapping[str, Any],
     name: str | None,
 ) -> xr.DataArray:
     """Give one output its coordinates, attributes and name.
@@ -60,14 +64,18 @@ def label(
     return result
 
 
-def kept_attrs(template: xr.DataArray | xr.Dataset, plan: Plan, keep: bool, model: str, version: str) -> Any:
+def kept_attrs(
+    template: xr.DataArray | xr.Dataset, plan: Plan, keep: bool, model: str, version: str
+) -> Any:
     """Return the input's attributes but for its physics, and where the result comes from."""
     kept = {k: v for k, v in template.attrs.items() if k not in PHYSICS} if keep else {}
     source = {"version": version, "model": model, "plan": plan.fingerprint}
     return {**kept, "xspinn": json.dumps(source)}
 
 
-def _coords(template: xr.DataArray | xr.Dataset, plan: Plan, output: Output) -> dict[Any, xr.Variable]:
+def _coords(
+    template: xr.DataArray | xr.Dataset, plan: Plan, output: Output
+) -> dict[Any, xr.Variable]:
     """Coordinates of the input that still hold: resampled where the scale differs."""
     same = output.dim is not None and output.dim == plan.channel
     same = same and output.channels == plan.channels
@@ -92,7 +100,9 @@ def _coords(template: xr.DataArray | xr.Dataset, plan: Plan, output: Output) -> 
     return coords
 
 
-def _indexes(template: xr.DataArray | xr.Dataset, coords: Mapping[Any, xr.Variable]) -> dict[Any, Any]:
+def _indexes(
+    template: xr.DataArray | xr.Dataset, coords: Mapping[Any, xr.Variable]
+) -> dict[Any, Any]:
     """Indexes of the coordinates that are unchanged; xarray makes those of new ones."""
     kept = {}
     for name, index in template.xindexes.items():

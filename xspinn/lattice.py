@@ -15,7 +15,7 @@ import numpy.typing as npt
 __all__ = ["BOUNDARIES", "Boundary", "extended_indices", "patch_starts", "resolve_overlap"]
 
 Boundary: TypeAlias = "str | float"
-"""``"none"``, ``"reflect"``, ``"nearest"``, ``"periodic"`` or a number, as in dask's map_overlap."""
+"""One of `BOUNDARIES` or a number, as in `dask.array.map_overlap`."""
 
 BOUNDARIES = ("none", "reflect", "nearest", "periodic")
 
@@ -91,9 +91,7 @@ def patch_starts(
     return tuple(stride * k - before for k in range(count))
 
 
-def extended_indices(
-    start: int, stop: int, size: int, boundary: Boundary
-) -> npt.NDArray[np.int64]:
+def extended_indices(start: int, stop: int, size: int, boundary: Boundary) -> npt.NDArray[np.int64]:
     """Where voxels ``start:stop`` of the extended array come from in the array itself.
 
     Parameters

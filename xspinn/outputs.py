@@ -124,8 +124,8 @@ def _make_output(
     if (rule.classes or softmax) and (answer.channels or 1) < 2:
         asked = f"combine={rule.name!r}" if rule.classes else "activation='softmax'"
         raise PlanError(
-            f"{asked} chooses among channels, but {what} has {answer.channels or 'no'} channel"
-            " axis entries: for one channel use activation='sigmoid' and compare with 0.5."
+            f"{asked} chooses among channels, but {what} has {_count(answer.channels)}: for "
+            "one channel use activation='sigmoid' and compare with 0.5."
         )
     if labels is not None and len(labels) != (answer.channels or 1):
         raise PlanError(
@@ -154,11 +154,15 @@ def _make_output(
     )
 
 
-def _channel(says: OutputLike) -> tuple[str | None, tuple[str | float, ...] | None]:
+def _count(channels: int | None) -> str:
+    return "no channel axis" if channels is None else f"{channels} channel"
+
+
+def _channel(says: Any) -> tuple[str | None, tuple[str | float, ...] | None]:
     """Name and labels of the channel dim, from what the user says."""
     if says is None or isinstance(says, str):
         return says, None
-    pairs = list(says.items()) if isinstance(says, Mapping) else []
+    pairs: list[Any] = list(says.items()) if isinstance(says, Mapping) else []
     if len(pairs) == 1 and isinstance(pairs[0][1], Iterable) and not isinstance(pairs[0][1], str):
         name, values = pairs[0]
         return str(name), tuple(v.item() if isinstance(v, np.generic) else v for v in values)

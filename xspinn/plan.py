@@ -163,10 +163,14 @@ class Plan:
         return math.prod(self.lattice_shape) * math.prod(loop.size for loop in self.loops)
 
     @property
+    def parts(self) -> tuple[Loop | Axis, ...]:
+        """The dims that blocks divide: the looped dims, then the core dims."""
+        return (*self.loops, *self.axes)
+
+    @property
     def block_grid(self) -> tuple[int, ...]:
-        """Blocks along every dim: the looped dims first, then the core dims."""
-        loops = (len(loop.bounds) - 1 for loop in self.loops)
-        return (*loops, *(axis.n_blocks for axis in self.axes))
+        """Blocks along every one of `parts`."""
+        return tuple(len(part.bounds) - 1 for part in self.parts)
 
     @property
     def n_blocks(self) -> int:
@@ -224,8 +228,8 @@ class Plan:
         """Bytes of the input, the sums and the result of the largest block, without the model's."""
         loops = math.prod(max(loop.chunks) for loop in self.loops)
         read = math.prod(max(hi - lo for lo, hi in axis.reads) for axis in self.axes)
-        total = read * self.channels * max(
-            np.dtype(self.dtype).itemsize, np.dtype(self.feed).itemsize
+        total = (
+            read * self.channels * max(np.dtype(self.dtype).itemsize, np.dtype(self.feed).itemsize)
         )
         for output in self.outputs:
             prints = self.footprints(output)
@@ -320,7 +324,7 @@ class Plan:
     def block_at(self, index: Sequence[int]) -> tuple[int, ...]:
         """Turn a place along `raw_dims` into one along `block_grid`."""
         by_dim = dict(zip(self.raw_dims, index, strict=True))
-        return tuple(by_dim[part.dim] for part in (*self.loops, *self.axes))
+        return tuple(by_dim[part.dim] for part in self.parts)
 
     # -- boxes of one block --------------------------------------------------------------------
 
@@ -332,9 +336,10 @@ class Plan:
         block : sequence of int
             Its place in `block_grid`.
         """
-        bounds = [part.bounds for part in (*self.loops, *self.axes)]
-        dims = [part.dim for part in (*self.loops, *self.axes)]
-        return {dim: (b[k], b[k + 1]) for dim, b, k in zip(dims, bounds, block, strict=True)}
+        return {
+            part.dim: (part.bounds[k], part.bounds[k + 1])
+            for part, k in zip(self.parts, block, strict=True)
+        }
 
     def read_box(self, block: Sequence[int]) -> dict[str, Span]:
         """Return what a block reads, in voxels of the extended array: dim -> span."""

@@ -104,7 +104,7 @@ def prepare(
     channel: str | None,
     output: OutputLike,
     activation: ActivationLike,
-    batch: int | None,
+    batch: Any,
     blocks: Blocks,
     dtype: Any,
     device: str | None,
@@ -124,9 +124,7 @@ def prepare(
     # Errors of the arguments come before the model is asked, which may take a while.
     make_axes(widths, data.sizes, overlap, window, boundary, [1] * len(widths), data.dtype)
     answers = inspect_model(handle, widths, channels, feed, device)
-    axes = make_axes(
-        widths, data.sizes, overlap, window, boundary, alignment(answers), data.dtype
-    )
+    axes = make_axes(widths, data.sizes, overlap, window, boundary, alignment(answers), data.dtype)
     axes, loops = _blocks(data, axes, blocks, answers, channels, feed)
     rest = [dim for dim in data.dims if dim != data.channel]
     outputs = make_outputs(answers, output, rule, axes, rest, dtype, activation == "softmax")

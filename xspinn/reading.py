@@ -70,7 +70,7 @@ class _Gather:
         lo, hi = span
         self.boundary = boundary
         self.take: npt.NDArray[np.int64] | None = None
-        if 0 <= lo and hi <= size:
+        if lo >= 0 and hi <= size:
             self.held = hi - lo
             self.runs = [(slice(0, hi - lo), slice(lo, hi))]
             return

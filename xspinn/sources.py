@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 from uuid import uuid4
 
 import dask.array as da
@@ -80,10 +80,9 @@ def find_source(variable: xr.Variable) -> Source:
     if isinstance(data, da.Array):
         return Source(_behind(data), data, data.name, True)
     if isinstance(data, np.ndarray):
-        return Source(data, None, uuid4().hex, False)
+        return Source(cast(Sliceable, data), None, uuid4().hex, False)
     if variable._in_memory:
-        values = variable.to_numpy()
-        return Source(values, None, uuid4().hex, False)
+        return Source(cast(Sliceable, variable.to_numpy()), None, uuid4().hex, False)
     return Source(Lazy(variable), None, uuid4().hex, True)
 
 

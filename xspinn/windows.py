@@ -132,20 +132,21 @@ def _profile(window: Window, patch: int) -> FloatArray:
     """Return the weights of a window that is the same for every patch."""
     x = np.arange(patch) + 0.5
     if window == "gaussian":
-        return np.exp(-0.5 * ((x - patch / 2) / (patch / 8)) ** 2)  # the usual sigma, patch / 8
+        sigma = patch / 8  # as usual
+        return np.asarray(np.exp(-0.5 * ((x - patch / 2) / sigma) ** 2))
     if window == "hann":
-        return np.sin(np.pi * x / patch) ** 2
+        return np.asarray(np.sin(np.pi * x / patch) ** 2)
     if window == "uniform":
         return np.ones(patch)
     return np.array(window, dtype=np.float64)
 
 
 def _crossfades(window: Window, starts: tuple[int, ...], patch: int) -> list[FloatArray]:
-    """Return the weights of windows that change from a patch to the next around the middle of
-    what the two share. At a face there is no next patch, so the weight stays one.
+    """Return the weights of windows that change from a patch to the next as late as they can.
 
-    The middle is that of the true overlap, which is larger where the last patch was shifted.
-    """  # noqa: D205
+    That is around the middle of what the two truly share, which is more where the last patch was
+    shifted. At a face there is no next patch, so the weight stays one.
+    """
     weights = [np.ones(patch) for _ in starts]
     for k in range(len(starts) - 1):
         shared = starts[k] + patch - starts[k + 1]

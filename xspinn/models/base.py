@@ -36,6 +36,8 @@ class Model(ABC):
     name: str
     key: str
     n_bytes: int
+    kept: bool = True
+    """Whether a process keeps the built model for the next block."""
 
     @abstractmethod
     def build(self, device: torch.device) -> Built:

@@ -19,6 +19,8 @@ __all__ = ["FunctionModel"]
 class FunctionModel(Model):
     """Any picklable function that takes and returns numpy arrays; it runs on the CPU."""
 
+    kept = False  # there is nothing to build, and two closures of one pickle may differ in state
+
     def __init__(self, function: Callable[[Any], Any], key: str, name: str, n_bytes: int) -> None:
         self.function = function
         self.key = key

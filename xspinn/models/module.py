@@ -64,7 +64,8 @@ class ModuleModel(Model):
     @property
     def _own_dtype(self) -> torch.dtype | None:
         """Dtype of the first floating or complex parameter or buffer."""
-        return next((t.dtype for t in self.tensors if t.is_floating_point() or t.is_complex()), None)
+        real = (t.dtype for t in self.tensors if t.is_floating_point() or t.is_complex())
+        return next(real, None)
 
     def feed_dtype(self, dtype: np.dtype[Any]) -> np.dtype[Any]:
         """Return the dtype of the first floating parameter or buffer; without one, the default."""

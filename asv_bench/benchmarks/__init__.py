@@ -1,0 +1,1 @@
+"""Benchmarks of xspinn: one module a question, run by asv (see CONTRIBUTING.md)."""
