@@ -35,7 +35,9 @@ def brute_force(
             empty = -np.inf if combine == "max" else 0.0
             total = np.full((len(answer), *array.shape), empty)
         for voxel in np.ndindex(*answer.shape[1:]):
-            place = tuple(axis.starts[n] + v for axis, n, v in zip(axes, numbers, voxel, strict=True))
+            place = tuple(
+                axis.starts[n] + v for axis, n, v in zip(axes, numbers, voxel, strict=True)
+            )
             if not all(0 <= p < a.size for p, a in zip(place, axes, strict=True)):
                 continue
             weight = np.prod([weights[k][numbers[k]][v] for k, v in enumerate(voxel)])

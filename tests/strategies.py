@@ -66,9 +66,7 @@ def cases(draw: st.DrawFn, max_ndim: int = 4, boundary: st.SearchStrategy = boun
         longest = max(case.axes(), key=lambda axis: len(axis.starts))
         wide = {**case.shape, longest.dim: max(longest.patch, longest.size // 2)}
         if wide == case.shape:
-            case = Case(
-                wide, case.patch, dict.fromkeys(case.patch, 0), case.window, case.boundary
-            )
+            case = Case(wide, case.patch, dict.fromkeys(case.patch, 0), case.window, case.boundary)
         else:
             case = Case(wide, case.patch, case.overlap, case.window, case.boundary)
     return case

@@ -6,8 +6,8 @@ from fractions import Fraction
 import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
-
 from strategies import cases, splits
+
 from xspinn.axis import Axis
 from xspinn.blocking import choose_blocks, given_blocks, uniform_bounds
 
@@ -23,7 +23,7 @@ def test_blocks_cover_every_patch_and_voxel_once(case, data, scale):
     for k, (first, stop) in enumerate(axis.patches):
         lo, hi = axis.reads[k]
         write_lo, write_hi = out.writes[k]
-        assert write_lo <= out.bounds[k]
+        assert write_lo == out.bounds[k], "a block never writes before its chunk"
         assert write_hi >= out.bounds[k + 1]
         assert k in out.targets[k]
         for n in range(first, stop):
@@ -41,10 +41,10 @@ def test_blocks_cover_every_patch_and_voxel_once(case, data, scale):
 
 @given(cases(max_ndim=3), st.integers(1, 30), st.integers(1, 5000))
 def test_chosen_blocks_are_uniform_and_reach_one_neighbour(case, chunk, budget):
-    axes = choose_blocks(
-        case.axes(), [chunk] * len(case.patch), lambda a: 8 * int(np.prod([x.chunks[0] for x in a])),
-        budget,
-    )  # fmt: skip
+    def n_bytes(axes):
+        return 8 * int(np.prod([axis.chunks[0] for axis in axes]))
+
+    axes = choose_blocks(case.axes(), [chunk] * len(case.patch), n_bytes, budget)
     for axis in axes:
         assert len(set(axis.chunks[:-1])) <= 1
         assert axis.chunks[-1] <= axis.chunks[0]
@@ -52,8 +52,23 @@ def test_chosen_blocks_are_uniform_and_reach_one_neighbour(case, chunk, budget):
 
 
 def test_spill_of_the_default_is_thin():
-    axis = replace(Axis("x", 960, 64, 16, "reflect"), bounds=uniform_bounds(960, 96))
-    out = axis.footprint(Fraction(1))
-    assert out.writes[4] == (4 * 96 - 2, 5 * 96 + 2)
-    trim = replace(axis, window="trim").footprint(Fraction(1))
-    assert all(targets == (k,) for k, targets in enumerate(trim.targets))
+    axis = Axis("x", 960, 64, 16)
+    (plain,) = choose_blocks([axis], [100], lambda axes: 0, 1)
+    assert plain.chunks == (96,) * 10
+    assert plain.footprint(Fraction(1)).writes[4] == (4 * 96, 5 * 96 + 10)
+    # An extended array has its patches two voxels before the bounds: chunks that follow them.
+    (extended,) = choose_blocks([replace(axis, boundary="reflect")], [100], lambda axes: 0, 1)
+    spill = [
+        hi - b
+        for (_, hi), b in zip(
+            extended.footprint(Fraction(1)).writes, extended.bounds[1:], strict=True
+        )
+    ]
+    assert extended.chunks[0] in (94, 95)
+    assert max(spill) < 30
+
+
+def test_nothing_spills_where_trimmed_patches_meet_at_the_bounds():
+    axis = Axis("x", 960, 64, 16, "reflect", "trim", bounds=uniform_bounds(960, 96))
+    targets = axis.footprint(Fraction(1)).targets
+    assert all(target == (k,) for k, target in enumerate(targets))

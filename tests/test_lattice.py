@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-
 from strategies import boundaries
+
 from xspinn.lattice import extended_indices, patch_starts, resolve_overlap
 
 

@@ -8,10 +8,10 @@ import torch
 import xarray as xr
 from hypothesis import given, settings
 from hypothesis import strategies as st
-
-import xspinn
 from reference import brute_force
 from strategies import Case, cases, chunked_cases, splits
+
+import xspinn
 
 
 def tilted(batch):
@@ -134,7 +134,7 @@ def test_plan_to_json_and_back_is_the_identity(case_and_chunks, combine):
 @settings(max_examples=200)
 def test_brute_force_gives_the_same_answer(combine, case, data):
     if np.prod(list(case.patch.values())) * case.array().size > 5000:
-        case = Case({d: n for d, n in case.patch.items()}, case.patch, case.overlap, case.window,
+        case = Case(dict(case.patch), case.patch, case.overlap, case.window,
                     case.boundary)  # fmt: skip
     array = case.array()
     blocks = {dim: splits(data.draw, size) for dim, size in case.shape.items()}

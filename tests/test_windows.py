@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-
 from strategies import cases
+
 from xspinn.errors import PlanError
 from xspinn.windows import WINDOWS, partition_of_unity, resolve_window
 

@@ -1,4 +1,4 @@
-"""The accessors ``DataArray.spinn`` and ``Dataset.spinn``: faces of the functions in `xspinn.api`."""
+"""The accessors ``DataArray.spinn`` and ``Dataset.spinn``: faces of the functions of `api`."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ class DataArraySpinn:
         keep_attrs: bool = True,
         name: str | None = "prediction",
     ) -> xr.DataArray | xr.Dataset:
-        """Run a model over this array, in overlapping patches, without seams.
+        """Run a model over this array, patch by patch, without seams.
 
         All arguments are described in full at `xspinn.predict`.
 
@@ -228,9 +228,9 @@ class DatasetSpinn:
         keep_attrs: bool = True,
         name: str | None = "prediction",
     ) -> xr.DataArray | xr.Dataset:
-        """Run a model over this dataset, whose variables are the channels, in overlapping patches, without seams.
+        """Run a model over this dataset, patch by patch, without seams.
 
-        All arguments are described in full at `xspinn.predict`.
+        Its variables are the channels. All arguments are described in full at `xspinn.predict`.
 
         Parameters
         ----------

@@ -1,12 +1,13 @@
 """One core dim of a plan: its lattice, its weights, and the blocks that share the patches out.
 
-A block owns the patches whose middle lies in its chunk. What they read is its read box, what
+A block owns the patches whose weight begins in its chunk. What they read is its read box, what
 they write its write box; both may reach beyond the chunk, by halo and by spill. All of it is a
 product over dims, so one dim at a time is enough.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 from functools import cached_property, lru_cache
@@ -14,6 +15,7 @@ from itertools import pairwise
 from typing import TypeAlias
 
 import numpy as np
+import numpy.typing as npt
 
 from xspinn.lattice import Boundary, patch_starts
 from xspinn.windows import FloatArray, Window, partition_of_unity
@@ -75,16 +77,28 @@ class Axis:
 
     @cached_property
     def patches(self) -> tuple[Span, ...]:
-        """First patch of every block, and the one after its last."""
+        """First patch of every block, and the one after its last.
+
+        A patch belongs to the block where its weight begins, so a block writes beyond the end of
+        its chunk and never before its beginning. In the order of blocks, what a block waits for
+        is then always done before it, and a run never holds more than thin strips.
+        """
+        firsts = np.searchsorted(self._begins, self.bounds)
+        firsts[-1] = len(self.starts)
+        return tuple(pairwise(firsts.tolist()))
+
+    @cached_property
+    def _begins(self) -> npt.NDArray[np.int64]:
+        """Where the weight of every patch, or of any after it, begins."""
         supports = self.footprint(Fraction(1)).supports
-        middles = [
-            min(max((lo + hi) / 2 if hi > lo else start + self.patch / 2, 0), self.size - 0.5)
-            for start, (lo, hi) in zip(self.starts, supports, strict=True)
-        ]
-        owner = np.searchsorted(self.bounds, middles, side="right") - 1
-        owner = np.maximum.accumulate(owner)  # a run of neighbours, whatever the window
-        firsts = np.searchsorted(owner, np.arange(self.n_blocks + 1)).tolist()
-        return tuple(pairwise(firsts))
+        begins = [lo if hi > lo else self.size - 1 for lo, hi in supports]
+        return np.minimum.accumulate(np.array(begins)[::-1])[::-1]
+
+    def gaps(self, bounds: Sequence[int]) -> npt.NDArray[np.int64]:
+        """Return how far behind every inner bound the next patch begins: what spill costs."""
+        inner = np.asarray(bounds[1:-1], dtype=np.int64)
+        begins = np.append(self._begins, self.size)
+        return begins[np.searchsorted(begins, inner)] - inner
 
     @cached_property
     def reads(self) -> tuple[Span, ...]:

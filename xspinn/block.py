@@ -18,15 +18,15 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from xspinn.axis import Footprint
 from xspinn.cache import built_model
 from xspinn.devices import call_gate, pick_device
 from xspinn.errors import ModelError, SpinnWarning
 from xspinn.models.base import Model, flatten
 from xspinn.options import get_options
-from xspinn.plan import Output, Plan
+from xspinn.plan import Plan
+from xspinn.sums import Item, Sums
 
-__all__ = ["ACTIVATIONS", "Activation", "Job", "finish", "run_block"]
+__all__ = ["ACTIVATIONS", "Activation", "Job", "run_block"]
 
 Activation: TypeAlias = Callable[[torch.Tensor], torch.Tensor]
 
@@ -35,9 +35,6 @@ ACTIVATIONS: dict[str, Activation] = {
     "sigmoid": torch.sigmoid,
     "tanh": torch.tanh,
 }
-
-VOTES = 2.0**20
-"""Votes are counted in this unit, so that ties stay ties whatever the order of summation."""
 
 
 @dataclass(frozen=True)
@@ -104,7 +101,7 @@ def run_block(
     device = pick_device(job.device)
     ready = built_model(model, device)
     x = _feed(plan, data, device)
-    sums = [_Sums(plan, output, block, len(x), device) for output in plan.outputs]
+    sums = [Sums(plan, output, block, len(x), device) for output in plan.outputs]
     for batch in _batches(_items(plan, block, len(x)), plan.batch):
         patches = torch.stack([x[loop][(slice(None), *box)] for loop, _, box in batch])
         try:
@@ -127,34 +124,7 @@ def run_block(
     return results
 
 
-def finish(plan: Plan, output: Output, sums: npt.NDArray[Any]) -> npt.NDArray[Any]:
-    """Apply what comes after the sum: arg max, channel axis, dtype.
-
-    Parameters
-    ----------
-    plan : Plan
-    output : Output
-    sums : numpy.ndarray
-        Dims as in the plan's `raw_dims`.
-
-    Returns
-    -------
-    numpy.ndarray
-        Dims as in the plan's `result_dims`.
-    """
-    if plan.rule.before == "one_hot":
-        sums = np.rint(sums * VOTES)
-    if plan.rule.classes:
-        sums = sums.argmax(plan.channel_at)
-    elif output.dim is None:
-        sums = sums.squeeze(plan.channel_at)
-    return sums.astype(output.dtype, copy=False)
-
-
 # -- patches ---------------------------------------------------------------------------------
-
-_Item: TypeAlias = tuple[int, tuple[int, ...], tuple[slice, ...]]
-"""Position of the looped dims, number of the patch along every core dim, where it is cut."""
 
 
 def _feed(plan: Plan, data: npt.NDArray[Any], device: torch.device) -> torch.Tensor:
@@ -170,7 +140,7 @@ def _feed(plan: Plan, data: npt.NDArray[Any], device: torch.device) -> torch.Ten
     return torch.from_numpy(fed).to(device)
 
 
-def _items(plan: Plan, block: Sequence[int], loops: int) -> Iterator[_Item]:
+def _items(plan: Plan, block: Sequence[int], loops: int) -> Iterator[Item]:
     places = list(zip(plan.axes, block[len(plan.loops) :], strict=True))
     ranges = [range(*axis.patches[k]) for axis, k in places]
     for loop, patch in itertools.product(range(loops), itertools.product(*ranges)):
@@ -181,98 +151,15 @@ def _items(plan: Plan, block: Sequence[int], loops: int) -> Iterator[_Item]:
         yield loop, patch, tuple(box)
 
 
-def _batches(items: Iterator[_Item], size: int) -> Iterator[list[_Item]]:
+def _batches(items: Iterator[Item], size: int) -> Iterator[list[Item]]:
     while batch := list(itertools.islice(items, size)):
         yield batch
-
-
-# -- sums ------------------------------------------------------------------------------------
-
-
-class _Sums:
-    """The sums of one output over one block's write box."""
-
-    def __init__(
-        self, plan: Plan, output: Output, block: Sequence[int], loops: int, device: torch.device
-    ) -> None:
-        self.plan, self.output = plan, output
-        places = block[len(plan.loops) :]
-        self.prints = plan.footprints(output)
-        self.origin = [p.writes[k][0] for p, k in zip(self.prints, places, strict=True)]
-        box = [p.writes[k][1] - p.writes[k][0] for p, k in zip(self.prints, places, strict=True)]
-        chunks = [
-            loop.chunks[k] for loop, k in zip(plan.loops, block[: len(plan.loops)], strict=True)
-        ]
-        self.shape = (*chunks, output.channels or 1, *box)
-        self.dtype = getattr(torch, output.accumulate)
-        self.patch = (output.channels or 1, *(p.patch for p in self.prints))
-        empty = _least(self.dtype) if plan.rule.reduce == "max" else 0
-        self.total = torch.full(
-            (loops, *self.shape[len(chunks) :]), empty, dtype=self.dtype, device=device
-        )
-        self.weights: dict[tuple[Footprint, int], torch.Tensor | None] = {}
-
-    def add(self, tensor: torch.Tensor, batch: list[_Item]) -> None:
-        """Add a batch of what the model returned."""
-        if self.output.channels is None:
-            tensor = tensor.unsqueeze(1)
-        if tuple(tensor.shape) != (len(batch), *self.patch):
-            raise ModelError(
-                f"the model returned shape {tuple(tensor.shape)} for a batch of {len(batch)}; "
-                f"expected {(len(batch), *self.patch)}, as it answered before the run."
-            )
-        if self.plan.rule.before == "one_hot":
-            votes = torch.zeros_like(tensor, dtype=self.dtype)
-            tensor = votes.scatter_(1, tensor.argmax(1, keepdim=True), 1)
-        for one, (loop, numbers, _) in zip(tensor, batch, strict=True):
-            self._add(self.total[loop], one, numbers)
-
-    def _add(self, total: torch.Tensor, patch: torch.Tensor, numbers: tuple[int, ...]) -> None:
-        of, into = [slice(None)], [slice(None)]
-        for p, n, origin in zip(self.prints, numbers, self.origin, strict=True):
-            (lo, hi), start = p.supports[n], p.starts[n]
-            of.append(slice(lo - start, hi - start))
-            into.append(slice(lo - origin, hi - origin))
-        patch = patch[tuple(of)].to(self.dtype)
-        weights = [self._weight(p, n) for p, n in zip(self.prints, numbers, strict=True)]
-        target = total[tuple(into)]
-        if self.plan.rule.reduce == "max":
-            for axis, weight in enumerate(weights):
-                if weight is not None and (weight == 0).any():
-                    shape = [-1 if k == axis + 1 else 1 for k in range(patch.ndim)]
-                    patch = torch.where(weight.view(shape) > 0, patch, _least(self.dtype))
-            torch.maximum(target, patch, out=target)
-            return
-        for axis, weight in enumerate(weights):
-            if weight is not None:
-                patch = patch * weight.view([-1 if k == axis + 1 else 1 for k in range(patch.ndim)])
-        target += patch
-
-    def _weight(self, p: Footprint, n: int) -> torch.Tensor | None:
-        """Weights of a patch within its support; None where all of them are one."""
-        if (p, n) not in self.weights:
-            (lo, hi), start = p.supports[n], p.starts[n]
-            values = p.weights[n][lo - start : hi - start]
-            # A copy, because the weights themselves are shared and read-only.
-            made = torch.tensor(values, dtype=self.dtype, device=self.total.device)
-            self.weights[p, n] = None if (values == 1).all() else made
-        return self.weights[p, n]
-
-    def result(self) -> npt.NDArray[Any]:
-        """Return the sums on the host, dims as in the plan's `raw_dims`."""
-        array = self.total.cpu().numpy().reshape(self.shape)
-        dims = [*(loop.dim for loop in self.plan.loops), None, *(a.dim for a in self.plan.axes)]
-        return array.transpose([dims.index(dim) for dim in self.plan.raw_dims])
-
-
-def _least(dtype: torch.dtype) -> float:
-    return -float("inf") if dtype.is_floating_point else torch.iinfo(dtype).min
 
 
 # -- what goes wrong ---------------------------------------------------------------------------
 
 
-def _note(error: Exception, job: Job, block: Sequence[int], batch: list[_Item]) -> None:
+def _note(error: Exception, job: Job, block: Sequence[int], batch: list[Item]) -> None:
     """Say in the error where it happened; its type and traceback stay."""
     plan = job.plan
     place = plan.position(block)

@@ -72,12 +72,18 @@ def choose_blocks(
 
 
 def _widened(axis: Axis, strides: int) -> Axis:
-    """Blocks of `strides` strides, or as many more as it takes for halos to reach one chunk far."""
+    """Blocks of `strides` strides, or as many more as it takes for halos to reach one chunk far.
+
+    Where an extended array puts patches a voxel or two before the bounds, narrower chunks by so
+    much have the thinner spill.
+    """
     while True:
-        chunk = strides * axis.stride
-        if chunk >= axis.size:
+        widths = [strides * axis.stride - k * axis.align for k in range(3)]
+        if widths[0] >= axis.size:
             return replace(axis, bounds=(0, axis.size))
-        wide = replace(axis, bounds=uniform_bounds(axis.size, chunk))
+        fits = [uniform_bounds(axis.size, width) for width in widths if width > 0]
+        bounds = min(fits, key=lambda bounds: axis.gaps(bounds).max())
+        wide, chunk = replace(axis, bounds=bounds), bounds[1]
         reach = max(wide.halo)
         if reach <= chunk:
             return wide

@@ -1,4 +1,4 @@
-"""From a plan and an array to lazy results: the only place that builds a graph.
+"""From a plan and an array to lazy results.
 
 Three tasks a block, in any number of dims:
 
@@ -9,7 +9,7 @@ Three tasks a block, in any number of dims:
     Copies of the thin strips that the block wrote into its neighbours' chunks. They are tasks of
     their own so that they, and not the whole block, wait for the neighbours.
 ``spinn-blend``
-    The block's chunk with its neighbours' strips summed in.
+    The block's chunk with its neighbours' strips summed in; see `xspinn.blend`.
 
 Where no patch writes beyond its block's chunk, the first is all there is.
 """
@@ -17,30 +17,27 @@ Where no patch writes beyond its block's chunk, the first is all there is.
 from __future__ import annotations
 
 import itertools
-from collections.abc import Sequence
 from typing import Any, TypeAlias
 
 import dask.array as da
 import numpy as np
 import numpy.typing as npt
-from dask._task_spec import Task, TaskRef
 from dask.delayed import Delayed, delayed
-from dask.highlevelgraph import HighLevelGraph
 
 from xspinn.axis import Axis
-from xspinn.block import Job, finish, run_block
+from xspinn.blend import blend
+from xspinn.block import Job, run_block
 from xspinn.errors import PlanError
 from xspinn.lattice import extended_indices
 from xspinn.models import Model
 from xspinn.plan import Output, Plan
 from xspinn.reading import Sliceable, read_box
 from xspinn.sources import Source
+from xspinn.sums import finish
 
 __all__ = ["build"]
 
 Array: TypeAlias = npt.NDArray[Any]
-Strips: TypeAlias = tuple[tuple[int, ...], dict[tuple[int, ...], Array]]
-"""A block, and for every neighbour what the block wrote into its chunk."""
 
 
 def build(job: Job, model: Model, source: Source, token: str) -> list[da.Array]:
@@ -83,7 +80,7 @@ def build(job: Job, model: Model, source: Source, token: str) -> list[da.Array]:
         ran = _run_with_overlap(plan, source.array, options)
     if plain:
         return [ran]
-    return [_blend_all(plan, number, ran, shared["job"], token) for number in range(len(outputs))]
+    return [blend(plan, number, ran, shared["job"], token) for number in range(len(outputs))]
 
 
 def _shared(value: Any, name: str) -> Delayed:
@@ -209,102 +206,3 @@ def _extend(x: da.Array, at: int, axis: Axis, first: int, end: int) -> da.Array:
             parts.append(da.full(shape, fill, dtype=x.dtype, chunks=tuple(rest)))
     pieces = [piece for piece in (parts[0], x, parts[1]) if piece is not None]
     return da.concatenate(pieces, axis=at) if len(pieces) > 1 else x
-
-
-# -- blend -----------------------------------------------------------------------------------
-
-
-def _blend_all(plan: Plan, number: int, ran: da.Array, job: Delayed, token: str) -> da.Array:
-    """Add the strips and blend tasks of one output."""
-    output = plan.outputs[number]
-    suffix = "" if output.name is None else f"-{output.name}"
-    name, strips = f"spinn-blend{suffix}-{token}", f"spinn-strips{suffix}-{token}"
-    prints = {p.axis.dim: p for p in plan.footprints(output)}
-    has_dim = output.dim is not None
-    grid = [1 if n is None else 0 for n in plan.raw_dims]
-    for k, dim in enumerate(plan.raw_dims):
-        if dim is not None:
-            loop = {loop.dim: len(loop.chunks) for loop in plan.loops}
-            grid[k] = prints[dim].axis.n_blocks if dim in prints else loop[dim]
-    spilling = plan.spills(output)
-    layer: dict[Any, Task] = {}
-    for index in itertools.product(*map(range, grid)):
-        others = [i for i in _related(plan, prints, index, "sources") if i != index]
-        key = (name, *(k for k, dim in zip(index, plan.raw_dims, strict=True) if has_dim or dim))
-        layer[key] = Task(
-            key,
-            _blend,
-            TaskRef(job.key),
-            number,
-            index,
-            TaskRef((ran.name, *index)),
-            *(TaskRef((strips, *other)) for other in others),
-        )
-        if spilling and len(_related(plan, prints, index, "targets")) > 1:
-            key = (strips, *index)
-            layer[key] = Task(
-                key, _strips, TaskRef(job.key), number, index, TaskRef((ran.name, *index))
-            )
-    needs: Any = [ran, job]
-    graph = HighLevelGraph.from_collections(name, layer, dependencies=needs)
-    chunks = plan.chunks(output)
-    return da.Array(graph, name, chunks, meta=np.empty((0,) * len(chunks), output.dtype))
-
-
-def _related(
-    plan: Plan, prints: dict[str, Any], index: Sequence[int], kind: str
-) -> list[tuple[int, ...]]:
-    """Blocks that write into the chunk of one (sources), or into whose chunks it does (targets)."""
-    return list(
-        itertools.product(
-            *(
-                getattr(prints[dim], kind)[k] if dim in prints else (k,)
-                for dim, k in zip(plan.raw_dims, index, strict=True)
-            )
-        )
-    )
-
-
-def _overlapping(
-    plan: Plan, output: Output, writer: Sequence[int], owner: Sequence[int]
-) -> tuple[tuple[slice, ...], tuple[slice, ...]]:
-    """Where the write box of one block and the chunk of another meet: in the box, in the chunk."""
-    prints = {p.axis.dim: p for p in plan.footprints(output)}
-    box, chunk = [], []
-    for dim, j, k in zip(plan.raw_dims, writer, owner, strict=True):
-        if dim not in prints:
-            box.append(slice(None))
-            chunk.append(slice(None))
-            continue
-        (lo, hi), a, b = prints[dim].writes[j], prints[dim].bounds[k], prints[dim].bounds[k + 1]
-        box.append(slice(max(lo, a) - lo, min(hi, b) - lo))
-        chunk.append(slice(max(lo, a) - a, min(hi, b) - a))
-    return tuple(box), tuple(chunk)
-
-
-def _strips(job: Job, number: int, index: tuple[int, ...], sums: tuple[Array, ...]) -> Strips:
-    """Copy what a block wrote into its neighbours' chunks; copies let go of the block."""
-    plan, output = job.plan, job.plan.outputs[number]
-    prints = {p.axis.dim: p for p in plan.footprints(output)}
-    strips = {}
-    for other in _related(plan, prints, index, "targets"):
-        if other != index:
-            box, _ = _overlapping(plan, output, index, other)
-            strips[other] = sums[number][box].copy()
-    return index, strips
-
-
-def _blend(
-    job: Job, number: int, index: tuple[int, ...], sums: tuple[Array, ...], *strips: Strips
-) -> Array:
-    """Sum the neighbours' strips into a block's chunk and finish it."""
-    plan, output = job.plan, job.plan.outputs[number]
-    own, _ = _overlapping(plan, output, index, index)
-    total = sums[number][own]
-    if strips:
-        total = total.copy()  # what another task returned is never changed
-    add = np.maximum if plan.rule.reduce == "max" else np.add
-    for writer, pieces in strips:
-        _, chunk = _overlapping(plan, output, writer, index)
-        add(total[chunk], pieces[index], out=total[chunk])
-    return finish(plan, output, total)

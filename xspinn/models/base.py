@@ -57,6 +57,10 @@ class Model(ABC):
         """Return what the model returns for a batch, without values, or raise if it cannot tell."""
         raise NotImplementedError
 
+    def __sizeof__(self) -> int:
+        # What distributed goes by when it moves a model, or spills it to disk.
+        return object.__sizeof__(self) + self.n_bytes
+
     def __repr__(self) -> str:
         kind = type(self).__name__
         return f"<{kind} {self.name}, {self.n_bytes} bytes, hash {self.key[:12]}>"

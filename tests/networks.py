@@ -1,0 +1,89 @@
+"""Small networks that tests share; importable, so that worker processes can build them."""
+
+import os
+
+import numpy as np
+import torch
+from torch import nn
+
+
+def convs(inputs: int, outputs: int) -> nn.Sequential:
+    return nn.Sequential(
+        nn.Conv3d(inputs, outputs, 3, padding=1),
+        nn.ReLU(),
+        nn.Conv3d(outputs, outputs, 3, padding=1),
+        nn.ReLU(),
+    )
+
+
+class UNet3d(nn.Module):
+    """Three levels, 8 channels at the top: the network of the benchmarks."""
+
+    def __init__(self, base: int = 8) -> None:
+        super().__init__()
+        self.down1, self.down2 = convs(1, base), convs(base, 2 * base)
+        self.bottom = convs(2 * base, 4 * base)
+        self.pool = nn.MaxPool3d(2)
+        self.up2 = nn.ConvTranspose3d(4 * base, 2 * base, 2, 2)
+        self.side2 = convs(4 * base, 2 * base)
+        self.up1 = nn.ConvTranspose3d(2 * base, base, 2, 2)
+        self.side1 = convs(2 * base, base)
+        self.head = nn.Conv3d(base, 1, 1)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        first = self.down1(x)
+        second = self.down2(self.pool(first))
+        up = self.up2(self.bottom(self.pool(second)))
+        up = self.up1(self.side2(torch.cat([up, second], 1)))
+        return self.head(self.side1(torch.cat([up, first], 1)))
+
+
+class Stages(nn.Module):
+    """Dropout and batch norm, which differ in training and in use; a tied and a loose buffer."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(1, 3, 3, padding=1)
+        self.norm = nn.BatchNorm2d(3)
+        self.drop = nn.Dropout(0.5)
+        self.head = nn.Conv2d(3, 1, 1)
+        self.register_buffer("offset", torch.tensor(0.25), persistent=False)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.head(self.drop(self.norm(self.conv(x)))) + self.offset
+
+
+class Counting(nn.Module):
+    """Writes one line to a file each time that it is built from its pickle or copied real."""
+
+    def __init__(self, path: str, bulk: int = 0) -> None:
+        super().__init__()
+        self.path = path
+        self.scale = nn.Parameter(torch.tensor(2.0))
+        self.bulk = nn.Parameter(torch.zeros(bulk))
+
+    def __deepcopy__(self, memo: dict) -> "Counting":
+        scale = memo.get(id(self.scale), self.scale)
+        if not scale.is_meta:
+            with open(self.path, "a") as file:  # noqa: PTH123
+                file.write(f"{os.getpid()}\n")
+        copy = Counting(self.path)
+        copy.scale, copy.bulk = scale, memo.get(id(self.bulk), self.bulk)
+        return copy
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return x * self.scale
+
+
+def double(batch: np.ndarray) -> np.ndarray:
+    return batch * 2
+
+
+def fail_on_large(batch: np.ndarray) -> np.ndarray:
+    if batch.max() > 5:
+        raise RuntimeError("too large")
+    return batch
+
+
+def nan_on_large(batch: np.ndarray) -> np.ndarray:
+    return np.where(batch > 5, np.nan, batch)

@@ -1,0 +1,170 @@
+"""Modules and functions: what they are, what stays untouched, how often they are built."""
+
+import copy
+import pickle
+import subprocess
+import sys
+from concurrent.futures import ThreadPoolExecutor
+
+import numpy as np
+import pytest
+import torch
+import xarray as xr
+from networks import Counting, Stages, double
+from torch import nn
+
+from xspinn import cache
+from xspinn.models import FunctionModel, ModuleModel, as_model
+
+PATCH = {"y": 8, "x": 8}
+
+
+@pytest.fixture
+def image():
+    return xr.DataArray(
+        np.random.default_rng(0).standard_normal((20, 24), dtype="float32"), dims=("y", "x")
+    )
+
+
+def state(module):
+    flags = [m.training for m in module.modules()]
+    tensors = {**dict(module.named_parameters()), **dict(module.named_buffers())}
+    grads = {name: (t.requires_grad, t.device, t.grad) for name, t in tensors.items()}
+    return flags, {name: t.detach().clone() for name, t in tensors.items()}, grads
+
+
+def test_the_users_module_is_never_changed(image):
+    module = Stages().train()
+    flags, values, grads = state(module)
+    attributes = set(vars(module))
+    module(torch.zeros(1, 1, 8, 8)).sum().backward()
+    flags, values, grads = state(module)
+    image.spinn.predict(module, patch=PATCH, overlap=2)
+    image.chunk(10).spinn.predict(module, patch=PATCH, overlap=2).compute()
+    after = state(module)
+    assert after[0] == flags
+    assert set(vars(module)) == attributes
+    for name, value in values.items():
+        assert torch.equal(after[1][name], value)
+        assert after[2][name][:2] == grads[name][:2]
+        assert after[2][name][2] is grads[name][2]
+    module(torch.zeros(2, 1, 8, 8)).sum().backward()  # it can still be trained
+
+
+def test_it_runs_in_eval_mode(image):
+    module = Stages().train()
+    result = image.spinn.predict(module, patch=PATCH, overlap=2, window="trim", blocks=-1)
+    twin = copy.deepcopy(module).eval()
+    with torch.inference_mode():
+        first = twin(torch.from_numpy(image.values[None, None, :8, :8]))[0, 0].numpy()
+    np.testing.assert_allclose(result[:7, :7], first[:7, :7], atol=1e-6)
+
+
+def test_a_lazy_result_is_that_of_the_weights_when_it_was_made(image):
+    module = nn.Conv2d(1, 1, 1)
+    lazy = image.chunk(10).spinn.predict(module, patch=PATCH)
+    expected = image.spinn.predict(module, patch=PATCH)
+    with torch.no_grad():
+        module.weight += 1
+    np.testing.assert_allclose(lazy.compute(), expected, atol=1e-6)
+    assert as_model(module).key != expected.attrs["xspinn"]
+
+
+def test_hash_tells_models_apart():
+    module = Stages()
+    key = as_model(module).key
+    assert as_model(copy.deepcopy(module)).key == key
+    assert as_model(pickle.loads(pickle.dumps(module))).key == key
+    assert as_model(copy.deepcopy(module).train()).key == as_model(copy.deepcopy(module).eval()).key
+    for change in ("weight", "buffer", "setting"):
+        other = copy.deepcopy(module)
+        with torch.no_grad():
+            if change == "weight":
+                other.head.weight[0, 0, 0, 0] += 1e-6
+            elif change == "buffer":
+                other.offset += 1
+            else:
+                other.conv.padding = (2, 2)
+        assert as_model(other).key != key, change
+
+
+def test_hash_tells_code_apart():
+    def make(sign):
+        class Scale(nn.Module):
+            if sign > 0:
+
+                def forward(self, x):
+                    return x + 1
+            else:
+
+                def forward(self, x):
+                    return x - 1
+
+        return Scale()
+
+    assert as_model(make(1)).key == as_model(make(1)).key
+    assert as_model(make(1)).key != as_model(make(-1)).key
+
+
+def test_hash_is_the_same_in_another_process(tmp_path):
+    torch.manual_seed(0)
+    module = Stages()
+    torch.save(module, tmp_path / "m.pt")
+    code = (
+        "import sys, torch; sys.path.insert(0, 'tests'); from xspinn.models import as_model;"
+        "import networks;"
+        f"print(as_model(torch.load({str(tmp_path / 'm.pt')!r}, weights_only=False)).key,"
+        "as_model(networks.double).key)"
+    )
+    told = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert told.stdout.split() == [as_model(module).key, as_model(double).key]
+
+
+@pytest.mark.parametrize("model", [Stages(), nn.Conv2d(1, 2, 3, padding=1).bfloat16(), double])
+def test_handles_survive_pickling(model):
+    handle = as_model(model)
+    again = pickle.loads(pickle.dumps(handle, protocol=5))
+    assert (again.key, again.name, again.n_bytes) == (handle.key, handle.name, handle.n_bytes)
+    batch = torch.randn(2, 1, 8, 8)
+    cpu = torch.device("cpu")
+    with torch.inference_mode():
+        one, two = handle.build(cpu)(batch), again.build(cpu)(batch)
+    torch.testing.assert_close(torch.as_tensor(one), torch.as_tensor(two), rtol=0, atol=0)
+
+
+def test_kinds_and_repr():
+    assert isinstance(as_model(double), FunctionModel)
+    handle = as_model(nn.Conv2d(1, 2, 3))
+    assert isinstance(handle, ModuleModel)
+    assert handle.n_bytes == 80
+    assert repr(handle).startswith("<ModuleModel Conv2d, 80 bytes, hash ")
+    assert as_model(handle) is handle
+
+
+def test_a_process_builds_a_model_once_however_many_threads_ask(image, tmp_path):
+    log = tmp_path / "builds"
+    handle = as_model(Counting(str(log)))
+    with ThreadPoolExecutor(8) as pool:
+        ready = set(pool.map(lambda _: cache.built_model(handle, torch.device("cpu")), range(32)))
+    assert len(ready) == 1
+    assert len(log.read_text().split()) == 1
+    assert cache.builds() >= 1
+
+
+def test_the_least_recently_used_models_leave():
+    cache.clear()
+    before = cache.builds()
+    handles = [as_model(nn.Conv2d(1, 1, 1)) for _ in range(cache.KEPT + 1)]
+    for handle in handles:
+        cache.built_model(handle, torch.device("cpu"))
+    cache.built_model(handles[-1], torch.device("cpu"))
+    assert cache.builds() - before == cache.KEPT + 1
+    cache.built_model(handles[0], torch.device("cpu"))
+    assert cache.builds() - before == cache.KEPT + 2
+
+
+def test_tied_weights_stay_tied():
+    module = nn.Sequential(nn.Conv2d(1, 1, 1), nn.Conv2d(1, 1, 1))
+    module[1].weight = module[0].weight
+    built = as_model(module).build(torch.device("cpu"))
+    assert built[0].weight is built[1].weight
