@@ -122,6 +122,21 @@ def test_several_outputs_become_a_dataset(cube):
         cube.spinn.predict(Heads(), patch=PATCH, output="facies")
 
 
+def test_outputs_that_do_not_fit_one_dataset(cube):
+    def scales(x):
+        return {"fine": x, "coarse": x[:, :, ::2, ::2]}
+
+    def channels(x):
+        return {"two": np.concatenate([x, x], 1), "three": np.concatenate([x, x, x], 1)}
+
+    with pytest.raises(PlanError, match="'fine' and 'coarse' differ in spatial scale"):
+        cube.spinn.predict(scales, patch=PATCH)
+    with pytest.raises(PlanError, match="different channels along one dim, 'channel'"):
+        cube.spinn.predict(channels, patch=PATCH)
+    named = cube.spinn.predict(channels, patch=PATCH, output={"two": "pair"})
+    assert dict(named.sizes) == {"time": 3, "y": 20, "x": 24, "pair": 2, "channel": 3}
+
+
 def test_tuples_are_numbered(cube):
     result = cube.spinn.predict(lambda x: (x, x[:, 0] * 2), patch=PATCH)
     assert list(result) == ["output_0", "output_1"]

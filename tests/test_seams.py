@@ -6,6 +6,8 @@ import torch
 import xarray as xr
 from networks import UNet3d
 
+import xspinn  # noqa: F401 - registers .spinn
+
 
 @pytest.mark.slow
 @pytest.mark.timeout(600)

@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Any
 import xarray as xr
 
 from xspinn.arguments import BoundaryLike, OverlapLike, WindowsLike
-from xspinn.errors import PlanError
 from xspinn.outputs import OutputLike
 from xspinn.plan import Plan
 
@@ -167,14 +166,7 @@ def predict(
     ]
     if run.plan.outputs[0].name is None:
         return labelled[0]
-    try:
-        return xr.Dataset({array.name: array for array in labelled}, attrs=attrs)
-    except (ValueError, xr.AlignmentError) as error:
-        raise PlanError(
-            "the model's arrays differ in spatial scale or channels, so they do not fit one "
-            f"dataset ({error}). Name the channels apart with output=..., or predict with a "
-            "model that returns one of them."
-        ) from error
+    return xr.Dataset({array.name: array for array in labelled}, attrs=attrs)
 
 
 def plan(

@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from fractions import Fraction
 from typing import Any, TypeAlias
+from uuid import uuid4
 
 import numpy as np
 import numpy.typing as npt
@@ -50,12 +51,15 @@ class Job:
         Applied to the model's output; None for what the plan names.
     coords : dict
         Dim -> its coordinate values, for messages.
+    run : str
+        Tells this run from all others.
     """
 
     plan: Plan
     device: str | None = None
     activation: Activation | None = None
     coords: dict[str, npt.NDArray[Any]] = field(default_factory=dict)
+    run: str = field(default_factory=lambda: uuid4().hex)
 
     def activate(self, tensor: torch.Tensor) -> torch.Tensor:
         """Apply the activation."""
@@ -178,16 +182,17 @@ _warned: set[str] = set()
 def _check_nan(
     job: Job, results: Sequence[npt.NDArray[Any]], x: torch.Tensor, block: Sequence[int]
 ) -> None:
-    """Warn once a plan and process where finite input became NaN."""
+    """Warn once a run and process where finite input became NaN."""
     plan = job.plan
     for output, result in zip(plan.outputs, results, strict=True):
-        if result.dtype.kind not in "fc" or plan.fingerprint in _warned:
+        if result.dtype.kind not in "fc" or job.run in _warned:
             continue
-        if not np.isnan(result.sum()) or not np.isnan(result).any():
-            continue
+        with np.errstate(all="ignore"):
+            if not np.isnan(result.sum()) or not np.isnan(result).any():
+                continue  # the sum is the quicker look
         if not bool(torch.isfinite(x).all()):
             continue  # NaN of the input, such as land in an ocean, spread as it should
-        _warned.add(plan.fingerprint)
+        _warned.add(job.run)
         first = dict(zip(plan.raw_dims, np.argwhere(np.isnan(result))[0].tolist(), strict=True))
         spans = {
             loop.dim: (loop.bounds[k] + first[loop.dim], loop.bounds[k] + first[loop.dim] + 1)

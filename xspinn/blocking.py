@@ -53,7 +53,7 @@ def choose_blocks(
     """
     strides = [
         math.ceil(axis.size / axis.stride)
-        if chunk is None
+        if chunk is None or chunk >= axis.size
         else max(1, min(math.ceil(axis.size / axis.stride), round(chunk / axis.stride)))
         for axis, chunk in zip(axes, chunks, strict=True)
     ]

@@ -47,11 +47,12 @@ def _row(axis: Axis) -> tuple[str, ...]:
 
 def _output(plan: Plan, output: Output) -> str:
     prints = plan.footprints(output)
-    sizes = {axis.dim: str(p.size) for axis, p in zip(plan.axes, prints, strict=True)}
-    text = "(" + ", ".join(f"{dim}: {size}" for dim, size in sizes.items()) + ")"
+    sizes = {axis.dim: p.size for axis, p in zip(plan.axes, prints, strict=True)}
+    sizes |= {loop.dim: loop.size for loop in plan.loops}
     if output.dim is not None:
-        text = f"({output.dim}: {output.channels}, {text[1:]}"
-    elif plan.rule.classes:
+        sizes[output.dim] = output.channels or 1
+    text = "(" + ", ".join(f"{dim}: {sizes[dim]}" for dim in plan.result_dims(output)) + ")"
+    if plan.rule.classes:
         text += f" of {output.channels} classes"
     return f"{output.name + ' ' if output.name else ''}{text} {output.dtype}"
 

@@ -87,13 +87,13 @@ def _hint(model: Model, channels: int) -> str:
     told = ""
     if first.in_channels != channels:
         told = (
-            f" Its first layer, {type(first).__name__}, expects {first.in_channels} channels, but "
+            f". Its first layer, {type(first).__name__}, expects {first.in_channels} channels, but "
             f"it was fed with {channels}: name the dim that holds them with channel=..., and give "
             f"it {first.in_channels} entries."
         )
     core = getattr(first, "kernel_size", ())
     if isinstance(core, tuple) and told == "" and len(core) > 0:
-        told = f" Its first layer, {type(first).__name__}, works on {len(core)} core dims."
+        told = f". Its first layer, {type(first).__name__}, works on {len(core)} core dims."
     return told
 
 
@@ -148,7 +148,7 @@ def _check_scale(
 
 def _no_scale(model: Model, label: str, dim: str, size: int, got: int, ratio: Fraction) -> str:
     return (
-        f"the model {model.name} turned {size} voxels of dim {dim!r} into {got} in {label}: "
+        f"the model {model.name} turned {size} voxels of dim {dim!r} into {got}, in {label}; "
         f"{ratio} is not a spatial scale such as 1, 2 or 1/4. If its convolutions crop the patch, "
         "pad them (padding='same'), or pad its result inside the model."
     )

@@ -52,8 +52,7 @@ class set_options:  # noqa: N801 - a function to its users, as in xarray
     model_calls : int, default: 1
         How many threads of one process may call a model at the same time. Each call uses all of
         torch's threads, so 1 keeps dask's threads times torch's threads from oversubscribing the
-        cores; the other threads read, blend and write meanwhile. It takes effect before the
-        first block of a process runs.
+        cores; the other threads read, blend and write meanwhile.
     check_nan : bool, default: True
         Warn when a model returns NaN for a block whose input is finite.
 

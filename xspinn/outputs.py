@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -89,10 +90,29 @@ def make_outputs(
         If `output` does not fit what the model returns, or the rule cannot combine it.
     """
     says = _by_name(answers, output)
-    return tuple(
+    outputs = tuple(
         _make_output(answer, says[answer.name], rule, axes, dims, dtype, softmax)
         for answer in answers
     )
+    for one, other in itertools.combinations(outputs, 2):
+        _check_together(one, other)
+    return outputs
+
+
+def _check_together(one: Output, other: Output) -> None:
+    """Refuse outputs that do not fit one dataset."""
+    if one.scale != other.scale:
+        raise PlanError(
+            f"outputs {one.name!r} and {other.name!r} differ in spatial scale, so they cannot "
+            "share their dims in one dataset: predict with a model that returns one of them."
+        )
+    same = (one.channels, one.labels) == (other.channels, other.labels)
+    if one.dim is not None and one.dim == other.dim and not same:
+        raise PlanError(
+            f"outputs {one.name!r} and {other.name!r} have different channels along one dim, "
+            f"{one.dim!r}: give each a name of its own, with output={{{one.name!r}: 'a_name', "
+            f"{other.name!r}: 'another'}}."
+        )
 
 
 def _by_name(answers: Sequence[Answer], output: OutputLike) -> dict[str | None, OutputLike]:

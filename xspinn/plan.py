@@ -178,7 +178,17 @@ class Plan:
         return math.prod(self.block_grid)
 
     def footprints(self, output: Output) -> tuple[Footprint, ...]:
-        """Return what the patches write along every core dim, for one output."""
+        """Return what the patches write along every core dim, for one output.
+
+        Parameters
+        ----------
+        output : Output
+            One of the plan's.
+
+        Returns
+        -------
+        tuple of Footprint
+        """
         return tuple(
             axis.footprint(Fraction(*ratio))
             for axis, ratio in zip(self.axes, output.scale, strict=True)
@@ -253,7 +263,14 @@ class Plan:
             wait for their neighbours: one plane of blocks. The model's own activations come on
             top.
         """
-        planes = max(1, self.block_grid[len(self.loops)])
+        # Blocks run in C order of the dims; strips wait from one plane of blocks to the next.
+        grid = dict(zip((part.dim for part in self.parts), self.block_grid, strict=True))
+        core = {axis.dim for axis in self.axes}
+        planes = 1
+        for dim in self.dims:
+            planes *= grid.get(dim, 1)
+            if dim in core and grid[dim] > 1:
+                break
         return 2 * workers * self.block_bytes + self.spill_bytes // planes
 
     def _width(self, output: Output) -> int:
@@ -274,7 +291,16 @@ class Plan:
 
     @classmethod
     def from_json(cls, text: str) -> Plan:
-        """Make a plan from what `to_json` returned."""
+        """Make a plan from what `to_json` returned.
+
+        Parameters
+        ----------
+        text : str
+
+        Returns
+        -------
+        Plan
+        """
         data = json.loads(text)
         data["axes"] = [_build(Axis, axis) for axis in data["axes"]]
         data["loops"] = [_build(Loop, loop) for loop in data["loops"]]
