@@ -188,6 +188,7 @@ class Plan:
         Returns
         -------
         tuple of Footprint
+            One a core dim.
         """
         return tuple(
             axis.footprint(Fraction(*ratio))
@@ -296,10 +297,12 @@ class Plan:
         Parameters
         ----------
         text : str
+            JSON.
 
         Returns
         -------
         Plan
+            Equal to the one that was written.
         """
         data = json.loads(text)
         data["axes"] = [_build(Axis, axis) for axis in data["axes"]]

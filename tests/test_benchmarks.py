@@ -1,0 +1,104 @@
+"""Every benchmark runs at a small size, and finds what it should."""
+
+from __future__ import annotations
+
+import itertools
+import sys
+from pathlib import Path
+
+import pytest
+
+sys.path.insert(0, str(Path(__file__).parents[1] / "asv_bench"))
+
+from benchmarks import counts, graphs, imports, memory, ratio
+
+SIZES = {
+    2: {"size": 96, "chunk": 32, "patch": 16, "overlap": 4, "blocks": 24},
+    3: {"size": 48, "chunk": 16, "patch": 8, "overlap": 2, "blocks": 12},
+}
+
+
+def every(params):
+    names = {"ids": lambda values: "-".join(map(str, values))}
+    return pytest.mark.parametrize("params", list(itertools.product(*params)), **names)
+
+
+def started(kind, params, **attrs):
+    job = kind()
+    for name, value in attrs.items():
+        assert hasattr(job, name)
+        setattr(job, name, value)
+    job.setup(*params)
+    return job
+
+
+@every(counts.Patches.params)
+def test_every_patch_runs_once(params):
+    job = started(counts.Patches, params, sizes=SIZES)
+    assert job.track_patches_run_over_lattice(*params) == 1
+    job.teardown(*params)
+
+
+@every(counts.Patches.params)
+def test_few_tasks_a_block(params):
+    job = started(counts.Tasks, params, sizes=SIZES)
+    raw, best = job.track_tasks_raw(*params), job.track_tasks_optimised(*params)
+    # Run, strips and blend, and what all blocks share.
+    assert 0 < best <= raw
+    if params[1] == "store":
+        assert raw < 3 + 100 / job.plan.n_blocks
+    job.teardown(*params)
+
+
+@every(counts.Patches.params)
+def test_bytes_of_halo_and_spill(params):
+    job = started(counts.Bytes, params, sizes=SIZES)
+    assert job.track_halo(*params) > 0
+    assert 0 < job.track_spill_measured(*params) == job.track_spill(*params)
+    job.teardown(*params)
+
+
+@every(graphs.Graph.params)
+def test_graphs_are_built(params):
+    job = started(graphs.Graph, params, blocks=3)
+    assert job.time_plan(*params).n_blocks == 27
+    assert job.time_plan_and_graph(*params).shape == (288,) * 3
+    raw = job.n_tasks
+    job.time_optimise(*params)
+    assert 27 <= job.n_tasks <= raw
+    job.teardown(*params)
+
+
+def test_import_is_light():
+    assert imports.timeraw_import_xspinn() == "import xspinn"
+    assert imports.track_heavy_modules() == 0
+
+
+def test_ratios():
+    job = started(ratio.Wall, (), size=32, patch=16, overlap=4, chunk=16, base=2, rounds=1)
+    assert len(job.patches) == 27
+    assert job.track_predict_over_model_alone() > 0
+    assert job.track_recipe_over_predict() > 0
+
+
+def test_recipe_runs_more_patches():
+    job = started(ratio.Patches, (), size=64, patch=16, overlap=4, chunk=32)
+    assert job.track_predict() == 1
+    assert job.track_recipe() == 216 / 125
+
+
+def test_recipe_gives_the_input_back():
+    job = started(ratio.Patches, (), size=32, patch=16, overlap=4, chunk=16)
+    found = job.recipe(lambda patches: patches)
+    assert abs(found - job.volume.to_numpy()).max() < 1e-5
+
+
+def test_peak_memory(tmp_path):
+    for source, window in itertools.product(memory.SOURCES, memory.WINDOWS):
+        volume = tmp_path / "volume.zarr"
+        if not volume.exists():
+            memory.write_volume(volume, 24, chunk=8)
+        found = memory.measure(volume, window, source, blocks=12, patch=8, overlap=2, live=True)
+        assert found["blocks"] == 8
+        assert 0 < found["before"] < found["peak"]
+        assert found["live"]["spinn-run"] > 0
