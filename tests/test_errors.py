@@ -93,6 +93,18 @@ def test_duplicate_dims():
         array.spinn.predict(nn.Identity(), patch={"x": 8})
 
 
+def test_unknown_chunks():
+    values = da.from_array(np.random.default_rng(0).random((20, 24)), chunks=10)
+    array = xr.DataArray(values[values[:, 0] > 0.5], dims=("y", "x"))
+    with pytest.raises(PlanError, match=r"size of dim 'y'.*compute_chunk_sizes"):
+        array.spinn.predict(nn.Identity(), patch=PATCH)
+
+
+def test_lazy_modules():
+    with pytest.raises(ModelError, match=r"lazy parameters.*run it once"):
+        image().spinn.predict(nn.LazyConv2d(1, 3, padding=1), patch=PATCH)
+
+
 def test_not_an_xarray():
     with pytest.raises(PlanError, match="got ndarray: name the dims"):
         xspinn.predict(np.zeros(8), nn.Identity(), patch={"x": 8})

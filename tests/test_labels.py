@@ -93,6 +93,16 @@ def test_coarser_output_of_a_size_that_does_not_divide(cube):
     np.testing.assert_allclose(result[:, :4, :5], whole, atol=1e-12)
 
 
+def test_levels_of_an_index_survive_or_go_together(cube):
+    levels = pd.MultiIndex.from_product([range(4), range(5)], names=("row", "step"))
+    coords = xr.Coordinates.from_pandas_multiindex(levels, "y")
+    stacked = cube.drop_vars(["y", "lat2d"]).assign_coords(coords)
+    same = stacked.spinn.predict(nn.Identity(), patch=PATCH)
+    pd.testing.assert_index_equal(same.indexes["y"], levels.rename(same.indexes["y"].names))
+    finer = stacked.spinn.predict(nn.Upsample(scale_factor=2), patch=PATCH)
+    assert not {"y", "row", "step"} & set(finer.coords)
+
+
 def test_times_are_resampled_too(cube):
     up = nn.Upsample(scale_factor=2, mode="nearest")
     result = cube.isel(y=0, drop=True).spinn.predict(up, patch={"time": 2}, overlap=0)

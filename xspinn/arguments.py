@@ -33,6 +33,12 @@ def check_array(dims: Sequence[Any], shape: Sequence[int], dtype: np.dtype[Any])
         raise PlanError(
             f"dim {odd[0]!r} is {type(odd[0]).__name__}, not a string: rename it with da.rename."
         )
+    unknown = [dim for dim, size in zip(dims, shape, strict=True) if size != size]
+    if unknown:
+        raise PlanError(
+            f"dask does not know the size of dim {unknown[0]!r}, so there is no lattice to plan: "
+            "call da.data.compute_chunk_sizes() first."
+        )
     empty = [dim for dim, size in zip(dims, shape, strict=True) if size == 0]
     if empty:
         raise PlanError(

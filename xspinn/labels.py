@@ -84,10 +84,14 @@ def _coords(
     }
     sizes = {p.axis.dim: p.size for p in plan.footprints(output)}
     coords = {}
+    # Levels of one index, such as a MultiIndex, mean nothing between its entries.
+    levels = {name for name in template.xindexes if len(template.xindexes.get_all_coords(name)) > 1}
     for name, coord in template.coords.items():
         if not set(coord.dims) <= {*plan.dims} or (plan.channel in coord.dims and not same):
             continue
         variable: xr.Variable | None = coord.variable
+        if name in levels and any(ratios.get(str(dim), 1) != 1 for dim in coord.dims):
+            continue
         for dim in coord.dims:
             if ratios.get(str(dim), 1) != 1 and variable is not None:
                 variable = _resample(variable, str(dim), ratios[str(dim)], sizes[str(dim)])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import itertools
 from pathlib import Path
 from typing import Any
@@ -23,7 +24,7 @@ def open_source(source: str, folder: Path, shape: tuple[int, ...], chunk: int) -
     """Return a lazy float32 array of zeros: in a zarr store, or known to dask only."""
     dims = DIMS[-len(shape) :]
     if source == "dask":
-        return xr.DataArray(da.zeros(shape, "float32", chunks=chunk), dims=dims)
+        return xr.DataArray(da.zeros(shape, dtype="float32", chunks=chunk), dims=dims)
     zarr.create_array(
         folder / "empty.zarr",
         name="volume",
@@ -104,13 +105,14 @@ def map_overlap_recipe(
 ) -> da.Array:
     """Return the usual way: chunks with a symmetric halo, each tiled on its own, halo cut off."""
     x = da.from_array(volume, chunks=chunk)
-    options = {"patch": patch, "overlap": overlap, "model": model, "batch": batch}
-    return x.map_overlap(_tile, depth=overlap, boundary="none", dtype="float32", **options)
+    # With `meta`, dask does not call the model to find out what it returns.
+    options = {"meta": x._meta, "model": model, "patch": patch, "overlap": overlap, "batch": batch}
+    return x.map_overlap(_tile, depth=overlap, boundary="none", **options)
 
 
 def _tile(data: np.ndarray, model: Any, patch: int, overlap: int, batch: int) -> np.ndarray:
     window = np.minimum(np.arange(1, patch + 1), np.arange(patch, 0, -1)).astype("float32")
-    weight = np.prod(np.ix_(*[np.minimum(window, overlap or 1)] * data.ndim))
+    weight = functools.reduce(np.multiply.outer, [np.minimum(window, overlap or 1)] * data.ndim)
     total, sums = np.zeros_like(data), np.zeros_like(data)
     places = list(itertools.product(*(starts(size, patch, overlap) for size in data.shape)))
     for first in range(0, len(places), batch):

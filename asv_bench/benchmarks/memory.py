@@ -104,6 +104,7 @@ def run(job: dict[str, Any]) -> dict[str, Any]:
         "overlap": job["overlap"],
         "window": job["window"],
         "blocks": job["blocks"],
+        "boundary": job["boundary"],
     }
     model = torch.nn.Identity()
     # One patch brings in what is imported late and starts torch's threads: neither grows later.
@@ -158,6 +159,7 @@ def measure(
     blocks: int | None = None,
     patch: int = 64,
     overlap: int = 16,
+    boundary: str = "none",
     workers: int = 2,
     live: bool = False,
 ) -> dict[str, Any]:
@@ -171,6 +173,7 @@ def measure(
             "blocks": blocks,
             "patch": patch,
             "overlap": overlap,
+            "boundary": boundary,
             "workers": workers,
             "live": live,
         }
@@ -224,6 +227,7 @@ def main() -> None:
     parser.add_argument("--blocks", type=int, help="voxels a side; by default xspinn's choice")
     parser.add_argument("--patch", type=int, default=64)
     parser.add_argument("--overlap", type=int, default=16)
+    parser.add_argument("--boundary", default="none")
     parser.add_argument("--workers", type=int, default=2, help="dask's threads")
     parser.add_argument("--repeat", type=int, default=1, help="runs of each; all are printed")
     parser.add_argument("--live", action="store_true", help="also say what dask held at its peak")
@@ -245,7 +249,8 @@ def main() -> None:
 
 def _table(args: argparse.Namespace, volumes: dict[int, Path]) -> None:
     geometry = {
-        name: getattr(args, name) for name in ("blocks", "patch", "overlap", "workers", "live")
+        name: getattr(args, name)
+        for name in ("blocks", "patch", "overlap", "boundary", "workers", "live")
     }
 
     def say(*cells: Any) -> None:

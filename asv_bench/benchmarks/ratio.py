@@ -24,7 +24,7 @@ def seconds(function: Callable[[], Any]) -> float:
 
 
 class _Ways:
-    """The ways to run a small 3-D U-Net over a volume in memory, all with all of torch's threads."""
+    """Ways to run a small 3-D U-Net over a volume in memory, all with all of torch's threads."""
 
     timeout = 600
     size = 128

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from torch.nn.parameter import is_lazy
 
 from xspinn.errors import ModelError
 from xspinn.models.base import Built, Model, default_feed
@@ -36,6 +37,11 @@ class ModuleModel(Model):
     @classmethod
     def of(cls, module: torch.nn.Module) -> ModuleModel:
         """Take a module apart; it stays as it is."""
+        if any(is_lazy(t) for t in _tensors(module)):
+            raise ModelError(
+                f"the module {type(module).__name__} has lazy parameters without a shape: run it "
+                "once on a batch of the right channels before predicting."
+            )
         tensors = _tensors(module)
         memo: dict[int, Any] = {id(t): _meta(t) for t in tensors}
         try:
