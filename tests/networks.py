@@ -1,6 +1,8 @@
 """Small networks that tests share; importable, so that worker processes can build them."""
 
 import os
+import time
+from collections import Counter
 
 import numpy as np
 import torch
@@ -77,6 +79,24 @@ class Counting(nn.Module):
 
 def double(batch: np.ndarray) -> np.ndarray:
     return batch * 2
+
+
+class Watched(nn.Module):
+    """Notes how many threads are here at the same time."""
+
+    running, most = Counter(), Counter()
+
+    def __init__(self, path: str = "") -> None:
+        super().__init__()
+        self.path = path
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        if not x.is_meta:
+            self.running["now"] += 1
+            self.most["ever"] = max(self.most["ever"], self.running["now"])
+            time.sleep(0.005)
+            self.running["now"] -= 1
+        return x
 
 
 def fail_on_large(batch: np.ndarray) -> np.ndarray:

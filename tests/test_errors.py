@@ -28,7 +28,7 @@ def never():
         raise AssertionError("computed")
 
     chunk = da.from_delayed(__import__("dask").delayed(fail)(), (20, 24), "float32")
-    return xr.DataArray(chunk, dims=("y", "x"))
+    return xr.DataArray(chunk, dims=("y", "x"), coords={"lat": ("y", np.arange(20.0))})
 
 
 @pytest.mark.parametrize(
@@ -56,9 +56,20 @@ def never():
         ({"blocks": {"band": 2}}, "blocks names dim 'band'"),
         ({"blocks": {"y": (3, 3)}}, "sum to 20"),
         ({"blocks": 0}, "one voxel at least"),
+        ({"blocks": 2.5}, "give a number of voxels"),
+        ({"blocks": {"y": None}}, "give a number of voxels"),
+        ({"blocks": {"y": [10.5, 9.5]}}, "give a number of voxels"),
+        ({"blocks": True}, "give a number of voxels"),
+        ({"batch": True}, "batch=True"),
+        ({"dtype": "foo"}, "dtype='foo'"),
+        ({"dtype": str}, "holds no numbers"),
+        ({"name": "lat"}, "name='lat' is the name of a coordinate"),
+        ({"output": "lat"}, "would be dim 'lat'"),
+        ({"output": {"t": np.array([1], "m8[ns]")}}, r"labels of 't'.*assign_coords"),
+        ({"device": "meta"}, "not known to torch"),
         ({"device": "tpu9"}, "'tpu9' is not known to torch"),
         ({"activation": "swish"}, "'swish' is not known"),
-        ({"combine": "soft"}, "chooses among channels.*no channel axis|1 channel"),
+        ({"combine": "soft"}, "chooses among channels, but the model's result has 1 channel"),
         ({"activation": "softmax"}, "chooses among channels"),
         ({"output": {"y": [1]}}, "would be dim 'y'"),
         ({"output": {"facies": ["a", "b"]}}, "names 2 channels.*has 1"),
@@ -118,6 +129,10 @@ def test_not_an_xarray():
         (nn.Flatten(), r"returned an array of shape \(1, 64\).*4 or 3 axes"),
         (nn.Conv2d(1, 1, 3), r"8 voxels of dim 'y' into 6.*padding='same'"),
         (nn.Conv2d(1, 1, 5), r"8 voxels of dim 'y' into 4.*1/2 is not a spatial scale"),
+        (lambda x: x[:, :, 1:-1, 1:-1], r"8 voxels of dim 'y' into 6"),
+        (lambda x: x[:, :, 2:-2, 2:-2], r"into 4.*1/2 is not a spatial scale"),
+        (lambda x: x.astype("uint64"), "return int64"),
+        (lambda x: np.ma.masked_less(x.astype(int), 1), "masked array of int64"),
         (lambda x: x[0, 0], "returned an array of shape"),
         (lambda x: "words", "returned 'str' where a tensor was expected"),
         (lambda x: {}, "returned nothing"),
@@ -153,6 +168,32 @@ def test_labels_cannot_be_averaged():
     np.testing.assert_array_equal(most, image() > 0.5)
 
 
+def test_classes_that_the_dtype_cannot_hold():
+    for dtype in ("int8", bool, "complex64"):
+        with pytest.raises(PlanError, match="cannot hold 300 classes"):
+            image().spinn.predict(
+                lambda x: np.repeat(x, 300, 1), patch=PATCH, combine="soft", dtype=dtype
+            )
+
+
+def test_outputs_named_like_what_is_there():
+    array = image(coords={"y": np.arange(20)})
+    for taken in ("x", "y"):
+        with pytest.raises(PlanError, match=f"array named '{taken}'"):
+            array.spinn.predict(lambda b, taken=taken: {taken: b}, patch=PATCH)
+
+
+def test_a_device_that_is_not_there():
+    with pytest.raises(PlanError, match="device='cuda:63' is not there"):
+        image().spinn.predict(nn.Conv2d(1, 1, 1), patch=PATCH, device="cuda:63")
+
+
+def test_times_among_a_datasets_variables():
+    ds = xr.Dataset({"a": image(), "t": image().astype("datetime64[ns]")})
+    with pytest.raises(PlanError, match="datetime64"):
+        ds.spinn.predict(nn.Identity(), patch=PATCH)
+
+
 def test_constant_that_the_dtype_cannot_hold():
     with pytest.raises(PlanError, match="boundary=-1 of dim 'y' is not a value of dtype uint8"):
         image().astype("uint8").spinn.predict(nn.Identity(), patch=PATCH, boundary=-1)
@@ -167,11 +208,6 @@ def test_stride_that_a_coarser_output_cannot_take():
         array.isel(x=slice(23)).spinn.predict(pool, patch=PATCH, overlap=4)
     with pytest.raises(PlanError, match="multiples of 4"):
         array.spinn.predict(pool, patch=PATCH, overlap=4, blocks=10)
-
-
-def test_blocks_narrower_than_their_halo(never):
-    with pytest.raises(PlanError, match="narrower than their halo of"):
-        never.spinn.predict(nn.Identity(), patch=PATCH, overlap=6, blocks=2)
 
 
 @pytest.mark.parametrize("lazy", [False, True])
@@ -196,6 +232,24 @@ def test_nan_for_finite_input_warns_once_and_names_the_first_place():
         result = array.spinn.predict(nan_on_large, patch=PATCH, overlap=2, window="trim")
     assert len(caught) == 1
     assert int(result.isnull().sum()) == 2
+
+
+def test_votes_of_nan_are_not_silent():
+    def model(batch):
+        return np.concatenate([batch, nan_on_large(batch)], 1)
+
+    array = image()
+    array[13, 5] = 9
+    with pytest.warns(SpinnWarning, match="y=13:14, x=5:6"):
+        array.spinn.predict(model, patch=PATCH, overlap=2, combine="hard")
+
+
+def test_nan_is_not_looked_for_where_that_is_turned_off():
+    array = image()
+    array[13, 5] = 9
+    with xspinn.set_options(check_nan=False):
+        lazy = array.chunk(10).spinn.predict(nan_on_large, patch=PATCH)
+    assert int(lazy.isnull().sum()) == 1
 
 
 def test_nan_of_the_input_is_no_surprise():
@@ -225,7 +279,7 @@ def test_dataset_variables_must_share_dims():
 
 
 def test_options():
-    assert xspinn.get_options()["model_calls"] == 1
+    assert xspinn.get_options()["check_nan"] is True
     with pytest.raises(PlanError, match="not an option"):
         xspinn.set_options(blocks=3)
     with pytest.raises(PlanError, match="positive integer"):

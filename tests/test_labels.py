@@ -2,6 +2,7 @@
 
 import json
 
+import dask.array as da
 import numpy as np
 import pandas as pd
 import pytest
@@ -9,7 +10,7 @@ import torch
 import xarray as xr
 from torch import nn
 
-from xspinn.errors import PlanError
+from xspinn.errors import PlanError, SpinnWarning
 
 PATCH = {"y": 8, "x": 8}
 
@@ -68,7 +69,7 @@ def test_finer_output(cube, factor):
     np.testing.assert_allclose(
         result.lat2d.values.reshape(20, factor, 24, factor).mean((1, 3)), cube.lat2d, atol=1e-12
     )
-    assert "station" not in result.coords
+    assert list(result.station.values[:factor]) == ["s0"] * factor
     assert result.y.attrs == cube.y.attrs
     assert result.spatial_ref.attrs == {"crs_wkt": "WGS 84"}
     pd.testing.assert_index_equal(result.indexes["time"], cube.indexes["time"])
@@ -91,6 +92,41 @@ def test_coarser_output_of_a_size_that_does_not_divide(cube):
     assert dict(result.sizes) == {"time": 3, "y": 5, "x": 6}
     whole = cube.drop_vars("station").isel(y=slice(16), x=slice(20)).coarsen(y=4, x=4).mean()
     np.testing.assert_allclose(result[:, :4, :5], whole, atol=1e-12)
+
+
+def test_coordinates_without_an_index_stay_without_and_lazy(cube):
+    def refuse(block):
+        raise AssertionError("computed")
+
+    lazy = da.zeros(24, chunks=24).map_blocks(refuse, dtype=float, meta=np.empty(0))
+    bare = xr.Coordinates({"x": ("x", lazy)}, indexes={})
+    array = cube.drop_vars("x").assign_coords(bare)
+    result = array.spinn.predict(nn.Identity(), patch=PATCH)
+    assert "x" not in result.indexes
+    assert result.x.chunks is not None
+
+
+def test_regions_are_not_interpolated_and_what_goes_is_named(cube):
+    array = cube.assign_coords(region=("y", [1, 7] * 10), sea=("x", [True, False] * 12))
+    finer = array.spinn.predict(nn.Upsample(scale_factor=2), patch=PATCH)
+    assert set(finer.region.values) == {1, 7}
+    assert finer.sea.dtype == bool
+    named = array.drop_vars("y").assign_coords(y=[f"row {k}" for k in range(20)])
+    with pytest.warns(SpinnWarning, match="coordinate of dim 'y' is dropped"):
+        finer = named.spinn.predict(nn.Upsample(scale_factor=2), patch=PATCH)
+    assert "y" not in finer.coords
+
+
+def test_grid_mapping_of_a_datasets_variables(cube):
+    ds = cube.to_dataset(name="t2m")
+    assert ds.spinn.predict(nn.Identity(), patch=PATCH).encoding["grid_mapping"] == "spatial_ref"
+
+
+def test_a_selected_channel_makes_room_for_the_result(cube, tmp_path):
+    one = cube.rename(time="channel").isel(channel=0)
+    result = one.spinn.predict(nn.Conv2d(1, 3, 1).double(), patch=PATCH)
+    assert "channel" not in result.coords
+    result.to_netcdf(tmp_path / "three.nc")
 
 
 def test_levels_of_an_index_survive_or_go_together(cube):
@@ -147,6 +183,19 @@ def test_outputs_that_do_not_fit_one_dataset(cube):
     assert dict(named.sizes) == {"time": 3, "y": 20, "x": 24, "pair": 2, "channel": 3}
 
 
+def test_outputs_are_known_by_name_not_by_order(cube):
+    calls = []
+
+    def model(batch):
+        calls.append(1)
+        parts = [("a", batch), ("b", -batch)]
+        return dict(parts if len(calls) % 2 else parts[::-1])
+
+    result = cube.spinn.predict(model, patch=PATCH, overlap=2, batch=1)
+    np.testing.assert_allclose(result.a, cube, atol=1e-12)
+    np.testing.assert_allclose(result.b, -cube, atol=1e-12)
+
+
 def test_tuples_are_numbered(cube):
     result = cube.spinn.predict(lambda x: (x, x[:, 0] * 2), patch=PATCH)
     assert list(result) == ["output_0", "output_1"]
@@ -173,6 +222,22 @@ def test_classes_carry_cf_flags(cube, combine):
 def test_many_classes_get_a_wider_dtype(cube):
     result = cube.spinn.predict(lambda x: np.repeat(x, 300, 1), patch=PATCH, combine="soft")
     assert result.dtype == "uint16"
+
+
+def test_activation_settles_channels_and_dtype(cube):
+    result = cube.spinn.predict(
+        lambda x: (x > 0.5).astype(int), patch=PATCH, activation="sigmoid", window="trim"
+    )
+    np.testing.assert_allclose(result, 1 / (1 + np.exp(-1.0 * (cube > 0.5))), atol=1e-6)
+    assert result.dtype == "float32"
+    second = cube.spinn.predict(
+        lambda x: np.concatenate([x, -x], 1), patch=PATCH, activation=lambda t: t[:, 1:]
+    )
+    np.testing.assert_allclose(second, -cube, atol=1e-12)
+    assert second.dims == cube.dims
+    power = (cube * 1j).spinn.predict(nn.Identity(), patch=PATCH, activation=torch.abs)
+    assert power.dtype == "float64"
+    np.testing.assert_allclose(power, cube, atol=1e-12)
 
 
 def test_softmax_comes_before_the_mean(cube):

@@ -84,6 +84,29 @@ def test_what_cannot(tmp_path):
         assert find_source(array.variable).array is not None
 
 
+def test_what_from_array_was_told_is_kept():
+    values = np.arange(60.0).reshape(6, 10)
+
+    class Stored:
+        shape, dtype, ndim = values.shape, values.dtype, 2
+
+        def __getitem__(self, key):
+            return values[key]
+
+    def tenfold(array, key, **kwargs):
+        return array[key] * 10
+
+    locked = da.from_array(Stored(), chunks=3, lock=True)
+    scaled = da.from_array(Stored(), chunks=3, getitem=tenfold)
+    assert find_source(xr.Variable(("y", "x"), da.from_array(Stored(), chunks=3))).sliceable
+    for array, factor in ((locked, 1), (scaled, 10)):
+        given = xr.DataArray(array, dims=("y", "x"))
+        assert find_source(given.variable).sliceable is None
+        np.testing.assert_allclose(
+            given.spinn.predict(lambda x: x, patch={"x": 4}), values * factor
+        )
+
+
 def test_scale_and_offset_are_decoded(tmp_path):
     array = xr.DataArray(np.arange(12.0).reshape(3, 4), dims=("y", "x"), name="a")
     encoding = {"a": {"dtype": "int16", "scale_factor": 0.5, "add_offset": 3.0, "_FillValue": -1}}

@@ -1,9 +1,7 @@
 """The same answer from every scheduler, and models that travel and are built once."""
 
 import os
-import time
 import warnings
-from collections import Counter
 
 import dask
 import dask.threaded
@@ -12,7 +10,7 @@ import pytest
 import torch
 import xarray as xr
 from distributed import Client, LocalCluster
-from networks import Counting, Stages, fail_on_large, nan_on_large
+from networks import Counting, Stages, Watched, fail_on_large, nan_on_large
 
 import xspinn
 
@@ -120,24 +118,33 @@ def test_warnings_arrive_at_the_client(client, stored):
     assert "y=40:41 (20.0)" in " ".join(messages)
 
 
-running, most = Counter(), Counter()
-
-
-def watched(batch):
-    """Return the batch, and note how many threads are here at the same time."""
-    running["now"] += 1
-    most["ever"] = max(most["ever"], running["now"])
-    time.sleep(0.002)
-    running["now"] -= 1
-    return batch
-
-
 @pytest.mark.parametrize("calls", [1, 3])
 def test_dask_threads_times_torch_threads_do_not_oversubscribe(stored, calls):
     """However many threads dask has, as many call the model at once as the option says."""
-    most.clear()
+    Watched.most.clear()
     with xspinn.set_options(model_calls=calls), dask.config.set(num_workers=8):
-        stored.spinn.predict(watched, patch=PATCH, overlap=4, blocks=12).compute(
+        stored.spinn.predict(Watched(), patch=PATCH, overlap=4, blocks=12).compute(
             scheduler="threads"
         )
-    assert most["ever"] == calls
+    assert Watched.most["ever"] == calls
+
+
+def test_one_call_where_torch_uses_all_cores(monkeypatch):
+    monkeypatch.setattr(os, "cpu_count", lambda: 8)
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 8)
+    assert calls_at_once() == 1
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 2)
+    assert calls_at_once() == 4
+
+
+def calls_at_once():
+    from xspinn.devices import _calls
+
+    return _calls(torch.device("cpu"))
+
+
+def test_a_worker_whose_nanny_allows_torch_one_thread_uses_its_own(client):
+    """Two workers of two threads: as many calls as threads, or as there are cores."""
+    assert set(client.run(torch.get_num_threads).values()) == {1}
+    expected = min(2, os.cpu_count())
+    assert client.submit(calls_at_once, pure=False).result() == expected

@@ -13,16 +13,16 @@ from xspinn.outputs import OutputLike
 from xspinn.plan import Plan
 
 if TYPE_CHECKING:
-    from xspinn.prepare import ActivationLike, Blocks
+    from xspinn.activations import ActivationLike
+    from xspinn.prepare import Blocks
 
-__all__ = ["DataArraySpinn", "DatasetSpinn"]
+__all__ = ["DataArraySpinn", "DatasetSpinn", "Spinn"]
 
 
-@xr.register_dataarray_accessor("spinn")
-class DataArraySpinn:
-    """Neural networks over this array; see `xspinn.predict`."""
+class Spinn:
+    """What both accessors can do; see `xspinn.predict`."""
 
-    def __init__(self, obj: xr.DataArray) -> None:
+    def __init__(self, obj: xr.DataArray | xr.Dataset) -> None:
         self._obj = obj
 
     def predict(
@@ -44,7 +44,7 @@ class DataArraySpinn:
         keep_attrs: bool = True,
         name: str | None = "prediction",
     ) -> xr.DataArray | xr.Dataset:
-        """Run a model over this array, patch by patch, without seams.
+        """Run a model over the array or dataset, patch by patch, without seams.
 
         All arguments are described in full at `xspinn.predict`.
 
@@ -63,7 +63,8 @@ class DataArraySpinn:
         boundary : str, float or mapping, default: "none"
             What lies beyond the faces, as in `dask.array.map_overlap`.
         channel : str, optional
-            The dim that holds the channels.
+            The dim that holds the channels; for a dataset, the name of the dim that its
+            variables are stacked along, by default ``"variable"``.
         output : str or mapping, optional
             Name of the result's channel dim, or ``{name: labels}``.
         activation : {"softmax", "sigmoid", "tanh"} or callable, optional
@@ -153,7 +154,8 @@ class DataArraySpinn:
         boundary : str, float or mapping, default: "none"
             What lies beyond the faces, as in `dask.array.map_overlap`.
         channel : str, optional
-            The dim that holds the channels.
+            The dim that holds the channels; for a dataset, the name of the dim that its
+            variables are stacked along, by default ``"variable"``.
         output : str or mapping, optional
             Name of the result's channel dim, or ``{name: labels}``.
         activation : {"softmax", "sigmoid", "tanh"} or callable, optional
@@ -202,189 +204,11 @@ class DataArraySpinn:
         )
 
 
+@xr.register_dataarray_accessor("spinn")
+class DataArraySpinn(Spinn):
+    """Neural networks over this array."""
+
+
 @xr.register_dataset_accessor("spinn")
-class DatasetSpinn:
-    """Neural networks over this dataset, whose variables are the channels; see `xspinn.predict`."""
-
-    def __init__(self, obj: xr.Dataset) -> None:
-        self._obj = obj
-
-    def predict(
-        self,
-        model: Any,
-        *,
-        patch: Mapping[str, int],
-        overlap: OverlapLike = 0.25,
-        window: WindowsLike = "ramp",
-        combine: str = "mean",
-        boundary: BoundaryLike = "none",
-        channel: str | None = None,
-        output: OutputLike = None,
-        activation: ActivationLike = None,
-        batch: int | None = None,
-        blocks: Blocks = None,
-        dtype: Any = None,
-        device: str | None = None,
-        keep_attrs: bool = True,
-        name: str | None = "prediction",
-    ) -> xr.DataArray | xr.Dataset:
-        """Run a model over this dataset, patch by patch, without seams.
-
-        Its variables are the channels. All arguments are described in full at `xspinn.predict`.
-
-        Parameters
-        ----------
-        model : torch.nn.Module or callable
-            Gets ``(batch, channel, *core dims)``; a callable gets and returns numpy arrays.
-        patch : mapping of str to int
-            Core dim -> voxels that the model sees in one go.
-        overlap : int, float or mapping, default: 0.25
-            Voxels (int) or fraction of the patch (float) that neighbouring patches share.
-        window : str, array_like, callable or mapping, default: "ramp"
-            Weight of each voxel of a patch.
-        combine : {"mean", "soft", "hard", "max"}, default: "mean"
-            How several predictions of a voxel become one.
-        boundary : str, float or mapping, default: "none"
-            What lies beyond the faces, as in `dask.array.map_overlap`.
-        channel : str, optional
-            Name of the dim that the variables are stacked along; by default ``"variable"``.
-        output : str or mapping, optional
-            Name of the result's channel dim, or ``{name: labels}``.
-        activation : {"softmax", "sigmoid", "tanh"} or callable, optional
-            Applied to what the model returns.
-        batch : int, optional
-            Patches in one call of the model.
-        blocks : int or mapping, optional
-            Voxels of a block, which is a chunk of the result.
-        dtype : dtype-like, optional
-            Of the result.
-        device : str, optional
-            Where to run; by default the GPU of the worker, else its CPU.
-        keep_attrs : bool, default: True
-            Keep the input's attributes, but for those that describe its physics.
-        name : str, default: "prediction"
-            Name of the result.
-
-        Returns
-        -------
-        xarray.DataArray or xarray.Dataset
-            Lazy where the input is; a dataset where the model returns several arrays.
-
-        Raises
-        ------
-        PlanError, ModelError
-            Before anything runs.
-
-        Examples
-        --------
-        >>> import numpy as np, torch, xarray as xr, xspinn
-        >>> wind = np.zeros((64, 64), "float32")
-        >>> ds = xr.Dataset({"u": (("y", "x"), wind), "v": (("y", "x"), wind)})
-        >>> model = torch.nn.Conv2d(2, 1, 3, padding=1)
-        >>> ds.spinn.predict(model, patch={"y": 32, "x": 32}).shape
-        (64, 64)
-        """
-        return api.predict(
-            self._obj,
-            model,
-            patch=patch,
-            overlap=overlap,
-            window=window,
-            combine=combine,
-            boundary=boundary,
-            channel=channel,
-            output=output,
-            activation=activation,
-            batch=batch,
-            blocks=blocks,
-            dtype=dtype,
-            device=device,
-            keep_attrs=keep_attrs,
-            name=name,
-        )
-
-    def plan(
-        self,
-        model: Any,
-        *,
-        patch: Mapping[str, int],
-        overlap: OverlapLike = 0.25,
-        window: WindowsLike = "ramp",
-        combine: str = "mean",
-        boundary: BoundaryLike = "none",
-        channel: str | None = None,
-        output: OutputLike = None,
-        activation: ActivationLike = None,
-        batch: int | None = None,
-        blocks: Blocks = None,
-        dtype: Any = None,
-        device: str | None = None,
-    ) -> Plan:
-        """Return everything that `predict` would do with these arguments, without running it.
-
-        All arguments are described in full at `xspinn.predict`.
-
-        Parameters
-        ----------
-        model : torch.nn.Module or callable
-            Gets ``(batch, channel, *core dims)``; a callable gets and returns numpy arrays.
-        patch : mapping of str to int
-            Core dim -> voxels that the model sees in one go.
-        overlap : int, float or mapping, default: 0.25
-            Voxels (int) or fraction of the patch (float) that neighbouring patches share.
-        window : str, array_like, callable or mapping, default: "ramp"
-            Weight of each voxel of a patch.
-        combine : {"mean", "soft", "hard", "max"}, default: "mean"
-            How several predictions of a voxel become one.
-        boundary : str, float or mapping, default: "none"
-            What lies beyond the faces, as in `dask.array.map_overlap`.
-        channel : str, optional
-            Name of the dim that the variables are stacked along; by default ``"variable"``.
-        output : str or mapping, optional
-            Name of the result's channel dim, or ``{name: labels}``.
-        activation : {"softmax", "sigmoid", "tanh"} or callable, optional
-            Applied to what the model returns.
-        batch : int, optional
-            Patches in one call of the model.
-        blocks : int or mapping, optional
-            Voxels of a block, which is a chunk of the result.
-        dtype : dtype-like, optional
-            Of the result.
-        device : str, optional
-            Where to run; by default the GPU of the worker, else its CPU.
-
-        Returns
-        -------
-        Plan
-            Prints itself.
-
-        Raises
-        ------
-        PlanError, ModelError
-            As `predict` does.
-
-        Examples
-        --------
-        >>> import numpy as np, torch, xarray as xr, xspinn
-        >>> wind = np.zeros((64, 64), "float32")
-        >>> ds = xr.Dataset({"u": (("y", "x"), wind), "v": (("y", "x"), wind)})
-        >>> model = torch.nn.Conv2d(2, 1, 3, padding=1)
-        >>> ds.spinn.plan(model, patch={"y": 32, "x": 32}).n_patches
-        9
-        """
-        return api.plan(
-            self._obj,
-            model,
-            patch=patch,
-            overlap=overlap,
-            window=window,
-            combine=combine,
-            boundary=boundary,
-            channel=channel,
-            output=output,
-            activation=activation,
-            batch=batch,
-            blocks=blocks,
-            dtype=dtype,
-            device=device,
-        )
+class DatasetSpinn(Spinn):
+    """Neural networks over this dataset, whose variables are the channels."""

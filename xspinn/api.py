@@ -13,7 +13,8 @@ from xspinn.outputs import OutputLike
 from xspinn.plan import Plan
 
 if TYPE_CHECKING:
-    from xspinn.prepare import ActivationLike, Blocks
+    from xspinn.activations import ActivationLike
+    from xspinn.prepare import Blocks
 
 __all__ = ["plan", "predict"]
 
@@ -134,6 +135,7 @@ def predict(
     from dask import config
     from dask.base import compute
 
+    from xspinn.devices import check_available
     from xspinn.graph import build
     from xspinn.labels import kept_attrs, label
     from xspinn.prepare import prepare
@@ -153,9 +155,11 @@ def predict(
         blocks=blocks,
         dtype=dtype,
         device=device,
+        name=name,
     )
     arrays: Sequence[Any] = build(run.job, run.model, run.source, run.token)
     if not run.source.lazy:
+        check_available(device)
         chosen = config.get("scheduler", None)
         in_turn = chosen in ("sync", "synchronous", "single-threaded")
         arrays = compute(*arrays, scheduler=chosen if in_turn else "threads")

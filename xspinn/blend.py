@@ -1,14 +1,14 @@
 """Sum what blocks wrote into each other's chunks: thin strips, passed on as soon as they exist.
 
 A block's weights begin inside its chunk, so it writes into the chunks after its own and never
-into those before. In C order of the blocks, all that a block waits for is then done before it:
-finished blocks are handed on at once, and only strips wait.
+into those before. Run in C order, whatever a block waits for is done before it: finished blocks
+are handed on at once, and only strips wait, those of one plane of blocks.
 """
 
 from __future__ import annotations
 
 import itertools
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Sequence
 from functools import lru_cache
 from typing import Any, TypeAlias
 
@@ -17,7 +17,7 @@ import numpy as np
 import numpy.typing as npt
 from dask._task_spec import Task, TaskRef
 from dask.delayed import Delayed
-from dask.highlevelgraph import HighLevelGraph, Layer, MaterializedLayer
+from dask.highlevelgraph import HighLevelGraph
 
 from xspinn.block import Job
 from xspinn.plan import Plan
@@ -32,7 +32,7 @@ Strips: TypeAlias = tuple[Index, dict[Index, Array]]
 
 
 def blend(plan: Plan, number: int, ran: da.Array, job: Delayed, token: str) -> da.Array:
-    """Add the strips and the blend task of every block, for one output.
+    """Add the strips and the blend tasks of every block, for one output.
 
     Parameters
     ----------
@@ -51,51 +51,69 @@ def blend(plan: Plan, number: int, ran: da.Array, job: Delayed, token: str) -> d
     dask.array.Array
     """
     output = plan.outputs[number]
-    exchange = Exchange(plan, number)
+    exchange = _exchange(plan, number)
     suffix = token if output.name is None else f"{output.name}-{token}"
     name, strips = f"spinn-blend-{suffix}", f"spinn-strips-{suffix}"
     kept = [output.dim is not None or dim is not None for dim in plan.raw_dims]
-    layer: dict[Any, Task] = {}
-    following: dict[Any, Task] = {}
-    last: tuple[Any, ...] | None = None
-    for index in exchange.blocks():
-        key = (name, *itertools.compress(index, kept))
+    blocks = exchange.blocks()
+    order = _Order(f"spinn-order-{suffix}", len(blocks))
+    layer: dict[Any, Task] = dict(order.tasks)
+    for place, index in enumerate(blocks):
         sums = TaskRef((ran.name, *index))
-        needs: list[tuple[Any, ...]] = [(strips, *other) for other in exchange.sources(index)]
-        call = (_blend, TaskRef(job.key), number, index, sums)
-        layer[key] = Task(key, *call, *(TaskRef(need) for need in needs))
-        if index[-1] == 0 and last is not None and last not in needs:
-            following[key] = Task(key, *call, *(TaskRef(need) for need in (*needs, last)))
-        if exchange.targets(index):
-            last = (strips, *index)
-            layer[last] = Task(last, _strips, TaskRef(job.key), number, index, sums)
+        needs: list[tuple[Any, ...]] = [
+            (strips, exchange.far(other, index), *other) for other in exchange.sources(index)
+        ]
+        needs += order.needs(place)
+        fars = sorted({exchange.far(index, other) for other in exchange.targets(index)})
+        # Its own strips for the next plane, or they would keep the whole block until then.
+        needs += [(strips, far, *index) for far in fars if far]
+        key = (name, *itertools.compress(index, kept))
+        layer[key] = Task(
+            key, _blend, TaskRef(job.key), number, index, sums, *(TaskRef(need) for need in needs)
+        )
+        for far in fars:
+            key = (strips, far, *index)
+            layer[key] = Task(key, _strips, TaskRef(job.key), number, index, far, sums)
     collections: Any = [ran, job]
     graph = HighLevelGraph.from_collections(name, layer, dependencies=collections)
-    graph.layers[name] = _InOrder(layer, following)  # type: ignore[index]
     chunks = plan.chunks(output)
     return da.Array(graph, name, chunks, meta=np.empty((0,) * len(chunks), output.dtype))
 
 
-class _InOrder(MaterializedLayer):
-    """The tasks of a blend; if all of them are wanted, then row after row.
+class _Order:
+    """A few tasks that do nothing, so that dask runs blocks in C order.
 
-    dask runs first what needs the fewest new blocks. Left to itself it would walk along all faces
-    of the array at once, and all their strips would wait. So the first block of a row also names
-    the strips of the row before as a dependency, unless only some blocks are wanted, which must
-    not bring in others.
+    dask starts with the task that has the most others below it, counted all the way down. Left
+    to itself it starts at the far end and waits everywhere at once, with a tenth of all blocks in
+    memory. So each blend is given fewer tasks below it than the blend before: level k of these
+    tasks stands on all those of the levels under it, and so counts about 2 ** k.
     """
 
-    def __init__(self, tasks: dict[Any, Task], following: dict[Any, Task]) -> None:
-        super().__init__({**tasks, **following})
-        self.tasks = tasks
+    SHIFT = 4  # the least difference, 2 ** 4, outweighs the strips of a block's neighbours
 
-    def cull(
-        self, keys: set[Any], all_hlg_keys: Collection[Any]
-    ) -> tuple[Layer, Mapping[Any, set[Any]]]:
-        """Keep what is wanted; without the order of rows if that is not all."""
-        if all(key in keys for key in self.tasks if key[0].startswith("spinn-blend-")):
-            return self, {key: set(task.dependencies) for key, task in self.mapping.items()}
-        return MaterializedLayer(self.tasks).cull(keys, all_hlg_keys)
+    def __init__(self, name: str, blocks: int) -> None:
+        self.name, self.blocks = name, blocks
+        self.tasks: dict[Any, Task] = {}
+        below: list[TaskRef] = []
+        for level in range(blocks.bit_length() + self.SHIFT):
+            keys = [(name, level, twin) for twin in (0, 1)]
+            self.tasks.update({key: Task(key, _nothing, *below) for key in keys})
+            below = [TaskRef(key) for key in keys]
+
+    def needs(self, place: int) -> list[tuple[Any, ...]]:
+        """Keys that the blend at this place names as dependencies."""
+        rank = self.blocks - 1 - place
+        levels = (level for level in range(rank.bit_length()) if rank >> level & 1)
+        return [(self.name, level + self.SHIFT, 0) for level in levels]
+
+
+def _nothing(*_: None) -> None:
+    return None
+
+
+@lru_cache(maxsize=32)
+def _exchange(plan: Plan, number: int) -> Exchange:
+    return Exchange(plan, number)
 
 
 class Exchange:
@@ -105,6 +123,10 @@ class Exchange:
         prints = {p.axis.dim: p for p in plan.footprints(plan.outputs[number])}
         parts = {part.dim: part for part in plan.parts}
         self.prints = [None if dim is None else prints.get(dim) for dim in plan.raw_dims]
+        core = {axis.dim for axis in plan.axes}
+        # Strips for the next plane of a volume wait much longer than those for the same plane.
+        planes = [k for k, dim in enumerate(plan.raw_dims) if dim in core]
+        self.plane = planes[0] if len(planes) > 2 else None
         self.grid = [1 if dim is None else len(parts[dim].chunks) for dim in plan.raw_dims]
 
     def blocks(self) -> list[Index]:
@@ -125,6 +147,10 @@ class Exchange:
         ]
         return [other for other in itertools.product(*near) if other != index]
 
+    def far(self, writer: Index, owner: Index) -> int:
+        """Whether two blocks lie in different planes, 1, or not, 0."""
+        return int(self.plane is not None and writer[self.plane] != owner[self.plane])
+
     def meeting(
         self, writer: Sequence[int], owner: Sequence[int]
     ) -> tuple[tuple[slice, ...], tuple[slice, ...]]:
@@ -141,13 +167,11 @@ class Exchange:
         return tuple(box), tuple(chunk)
 
 
-_exchange = lru_cache(maxsize=32)(Exchange)
-
-
-def _strips(job: Job, number: int, index: Index, sums: tuple[Array, ...]) -> Strips:
+def _strips(job: Job, number: int, index: Index, far: int, sums: tuple[Array, ...]) -> Strips:
     """Copy what a block wrote into its neighbours' chunks; copies let go of the block."""
     exchange = _exchange(job.plan, number)
-    cuts = {other: exchange.meeting(index, other)[0] for other in exchange.targets(index)}
+    others = [other for other in exchange.targets(index) if exchange.far(index, other) == far]
+    cuts = {other: exchange.meeting(index, other)[0] for other in others}
     return index, {other: sums[number][box].copy() for other, box in cuts.items()}
 
 
@@ -156,7 +180,7 @@ def _blend(job: Job, number: int, index: Index, sums: tuple[Array, ...], *strips
     exchange = _exchange(job.plan, number)
     own, _ = exchange.meeting(index, index)
     total = sums[number][own]
-    pieces = [(writer, cut[index]) for writer, cut in strips if index in cut]
+    pieces = [(writer, cut[index]) for writer, cut in filter(None, strips) if index in cut]
     if pieces:
         total = total.copy()  # what another task returned is never changed
     add = np.maximum if job.plan.rule.reduce == "max" else np.add

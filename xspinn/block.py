@@ -6,36 +6,29 @@ for the model cache: the same block gives the same answer wherever it runs.
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import sys
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from fractions import Fraction
-from typing import Any, TypeAlias
+from typing import Any
 from uuid import uuid4
 
 import numpy as np
 import numpy.typing as npt
 import torch
 
+from xspinn.activations import Activation, activate
 from xspinn.cache import built_model
 from xspinn.devices import call_gate, pick_device
 from xspinn.errors import ModelError, SpinnWarning
 from xspinn.models.base import Model, flatten
-from xspinn.options import get_options
 from xspinn.plan import Plan
 from xspinn.sums import Item, Sums
 
-__all__ = ["ACTIVATIONS", "Activation", "Job", "run_block"]
-
-Activation: TypeAlias = Callable[[torch.Tensor], torch.Tensor]
-
-ACTIVATIONS: dict[str, Activation] = {
-    "softmax": lambda tensor: torch.softmax(tensor, 1),
-    "sigmoid": torch.sigmoid,
-    "tanh": torch.tanh,
-}
+__all__ = ["Job", "run_block"]
 
 
 @dataclass(frozen=True)
@@ -48,9 +41,11 @@ class Job:
     device : str or None
         None for the best of the process that runs a block.
     activation : callable or None
-        Applied to the model's output; None for what the plan names.
+        Applied to the model's output.
     coords : dict
         Dim -> its coordinate values, for messages.
+    check_nan : bool
+        Whether to look for NaN that the input does not explain.
     run : str
         Tells this run from all others.
     """
@@ -59,14 +54,8 @@ class Job:
     device: str | None = None
     activation: Activation | None = None
     coords: dict[str, npt.NDArray[Any]] = field(default_factory=dict)
+    check_nan: bool = True
     run: str = field(default_factory=lambda: uuid4().hex)
-
-    def activate(self, tensor: torch.Tensor) -> torch.Tensor:
-        """Apply the activation."""
-        if self.plan.activation is None:
-            return tensor
-        tensor = tensor if tensor.is_floating_point() or tensor.is_complex() else tensor.float()
-        return (self.activation or ACTIVATIONS[self.plan.activation])(tensor)
 
     def where(self, spans: dict[str, tuple[int, int]]) -> str:
         """Say where a box is, in voxels and in coordinates."""
@@ -102,28 +91,29 @@ def run_block(
         `raw_dims`, dtype as the output's `accumulate`.
     """
     plan = job.plan
-    device = pick_device(job.device)
+    device = model.device(pick_device(job.device))
     ready = built_model(model, device)
+    gate = call_gate(device) if model.kept else contextlib.nullcontext()
     x = _feed(plan, data, device)
     sums = [Sums(plan, output, block, len(x), device) for output in plan.outputs]
     for batch in _batches(_items(plan, block, len(x)), plan.batch):
         patches = torch.stack([x[loop][(slice(None), *box)] for loop, _, box in batch])
         try:
-            with call_gate(), torch.inference_mode():
-                named = flatten(ready(patches))
-                answers = [(name, job.activate(tensor)) for name, tensor in named]
-            if len(answers) != len(sums):
+            with gate:
+                answers = dict(flatten(ready(patches)))
+            if answers.keys() != {output.name for output in plan.outputs}:
                 raise ModelError(
-                    f"the model returned {len(answers)} arrays, but {len(sums)} when it was asked "
-                    "before the run."
+                    f"the model returned {list(answers)}, but "
+                    f"{[output.name for output in plan.outputs]} when it was asked before the run."
                 )
-            for (_, tensor), total in zip(answers, sums, strict=True):
-                total.add(tensor, batch)
+            with torch.inference_mode():
+                for output, total in zip(plan.outputs, sums, strict=True):
+                    total.add(activate(job.activation, answers[output.name]), batch)
         except Exception as error:
             _note(error, job, block, batch)
             raise
     results = tuple(total.result() for total in sums)
-    if get_options()["check_nan"]:
+    if job.check_nan:
         _check_nan(job, results, x, block)
     return results
 

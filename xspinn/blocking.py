@@ -7,8 +7,11 @@ wide, because then each block's spill is thinnest and the same for all.
 from __future__ import annotations
 
 import math
+import operator
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
+
+import numpy as np
 
 from xspinn.axis import Axis
 from xspinn.errors import PlanError
@@ -99,8 +102,18 @@ def given_blocks(axis: Axis, blocks: int | Sequence[int]) -> Axis:
         If the sizes are not positive, do not sum to the dim's size, or are not multiples of the
         axis' alignment.
     """
-    if isinstance(blocks, int):
-        chunk = axis.size if blocks == -1 else blocks
+    try:
+        if isinstance(blocks, bool | str):
+            raise TypeError
+        given = [operator.index(n) for n in blocks] if np.iterable(blocks) else None
+        chunk = operator.index(blocks) if given is None else 0  # type: ignore[arg-type]
+    except TypeError:
+        raise PlanError(
+            f"blocks={{{axis.dim!r}: {blocks!r}}}: give a number of voxels, several that sum to "
+            f"{axis.size}, or -1 for one block."
+        ) from None
+    if given is None:
+        chunk = axis.size if chunk == -1 else chunk
         if chunk < 1:
             raise PlanError(
                 f"blocks={{{axis.dim!r}: {blocks}}}: a block has one voxel at least; give voxels, "
@@ -108,7 +121,7 @@ def given_blocks(axis: Axis, blocks: int | Sequence[int]) -> Axis:
             )
         bounds = uniform_bounds(axis.size, min(chunk, axis.size))
     else:
-        sizes = [int(size) for size in blocks]
+        sizes = given
         if min(sizes, default=0) < 1 or sum(sizes) != axis.size:
             raise PlanError(
                 f"blocks={{{axis.dim!r}: {tuple(sizes)}}}: the sizes must be positive and sum to "

@@ -1,13 +1,14 @@
 """From a plan and an array to lazy results.
 
-Three tasks a block, in any number of dims:
+Three tasks a block, four in a volume:
 
 ``spinn-run``
     Runs every patch of the block. Where the source can be sliced, the block reads its own box;
     for other dask arrays, `dask.array.map_overlap` brings the halo.
 ``spinn-strips``
     Copies of the thin strips that the block wrote into its neighbours' chunks. They are tasks of
-    their own so that they, and not the whole block, wait for the neighbours.
+    their own so that they, and not the whole block, wait for the neighbours. A volume has two, for
+    the next plane of blocks and for the same.
 ``spinn-blend``
     The block's chunk with its neighbours' strips summed in; see `xspinn.blend`.
 
@@ -24,10 +25,10 @@ import numpy as np
 import numpy.typing as npt
 from dask.delayed import Delayed, delayed
 
+from xspinn.allocator import give_back
 from xspinn.axis import Axis
 from xspinn.blend import blend
 from xspinn.block import Job, run_block
-from xspinn.errors import PlanError
 from xspinn.lattice import extended_indices
 from xspinn.models import Model
 from xspinn.plan import Output, Plan
@@ -77,7 +78,9 @@ def build(job: Job, model: Model, source: Source, token: str) -> list[da.Array]:
         ran = da.map_blocks(_read_and_run, source=box, **options)
     else:
         assert source.array is not None
-        ran = _run_with_overlap(plan, source.array, options)
+        narrow = any(min(a.chunks[:-1], default=a.size) < max(a.halo) for a in plan.axes)
+        run = _run_with_slices if narrow else _run_with_overlap
+        ran = run(plan, source.array, options)
     if plain:
         return [ran]
     return [blend(plan, number, ran, shared["job"], token) for number in range(len(outputs))]
@@ -104,6 +107,7 @@ def _raw_chunks(plan: Plan, output: Output) -> tuple[tuple[int, ...], ...]:
 
 def _run(job: Job, model: Model, data: Array, block: tuple[int, ...], plain: bool) -> Any:
     sums = run_block(job, model, data, block)
+    give_back()
     return finish(job.plan, job.plan.outputs[0], sums[0]) if plain else sums
 
 
@@ -145,36 +149,20 @@ def _block(plan: Plan, block_id: tuple[int, ...], plain: bool) -> tuple[int, ...
 
 def _run_with_overlap(plan: Plan, array: da.Array, options: dict[str, Any]) -> da.Array:
     """Bring the halo by `map_overlap`, for arrays that exist as dask chunks only."""
-    x, depth, chunks, origin = array, {}, list(array.chunks), {}
+    x, depth, origin = array, {}, {}
+    chunks = _chunks(plan, array)
     for axis in plan.axes:
         at = plan.dims.index(axis.dim)
         first, end = axis.extended
         before, after = axis.halo
-        reach = max(before, after)
-        # What map_overlap cannot do: a chunk that is narrower than its neighbour's halo.
-        narrow = min(axis.chunks[:-1], default=reach)
-        if narrow < reach:
-            raise PlanError(
-                f"blocks of {narrow} voxels along {axis.dim!r} are narrower than their halo of "
-                f"{reach}: give blocks of {reach} or more, or leave blocks to xspinn."
-            )
-        end = max(end, axis.bounds[-2] + reach) if axis.n_blocks > 1 else end
+        if axis.n_blocks > 1:  # the last chunk must not be narrower than its neighbour's halo
+            end = max(end, axis.bounds[-2] + max(before, after))
         x = _extend(x, at, axis, first, end)
         bounds = (first, *axis.bounds[1:-1], end)
         chunks[at] = tuple(b - a for a, b in itertools.pairwise(bounds))
         depth[at] = (before, after)
         origin[axis.dim] = [b - (before if k else 0) for k, b in enumerate(bounds[:-1])]
-    for loop in plan.loops:
-        chunks[plan.dims.index(loop.dim)] = loop.chunks
-    if plan.channel is not None:
-        chunks[plan.dims.index(plan.channel)] = (plan.channels,)
     x = x.rechunk(tuple(chunks))
-    out_dims = len(options["chunks"])
-    drop, new = [], []
-    if plan.channel is None and out_dims > x.ndim:
-        new = [plan.channel_at]
-    if plan.channel is not None and out_dims < x.ndim:
-        drop = [plan.channel_at]
     ran: da.Array = da.map_overlap(
         _cut_and_run,
         x,
@@ -182,12 +170,49 @@ def _run_with_overlap(plan: Plan, array: da.Array, options: dict[str, Any]) -> d
         boundary="none",
         trim=False,
         allow_rechunk=False,
-        drop_axis=drop,
-        new_axis=new,
         origin=origin,
+        **_changed_axes(plan, x, options),
         **options,
     )
     return ran
+
+
+def _run_with_slices(plan: Plan, array: da.Array, options: dict[str, Any]) -> da.Array:
+    """Slice every read box out, where blocks are narrower than their halo; dearer in tasks."""
+    x, origin = array, {}
+    chunks = _chunks(plan, array)
+    for axis in plan.axes:
+        at = plan.dims.index(axis.dim)
+        first, end = axis.extended
+        x = _extend(x, at, axis, first, end)
+        # A block without patches reads nothing, but has a task: one voxel stands in.
+        spans = [(lo, max(hi, lo + 1)) for lo, hi in axis.reads]
+        cuts = [(slice(None),) * at + (slice(lo - first, hi - first),) for lo, hi in spans]
+        x = da.concatenate([x[cut] for cut in cuts], axis=at)
+        chunks[at] = tuple(hi - lo for lo, hi in spans)
+        origin[axis.dim] = [lo for lo, _ in spans]
+    x = x.rechunk(tuple(chunks))
+    ran: da.Array = da.map_blocks(
+        _cut_and_run, x, origin=origin, **_changed_axes(plan, x, options), **options
+    )
+    return ran
+
+
+def _chunks(plan: Plan, array: da.Array) -> list[tuple[int, ...]]:
+    """Chunks of the input along looped dims and channels as blocks need them."""
+    chunks = list(array.chunks)
+    for loop in plan.loops:
+        chunks[plan.dims.index(loop.dim)] = loop.chunks
+    if plan.channel is not None:
+        chunks[plan.dims.index(plan.channel)] = (plan.channels,)
+    return chunks
+
+
+def _changed_axes(plan: Plan, x: da.Array, options: dict[str, Any]) -> dict[str, list[int]]:
+    """Where the channel axis appears or goes."""
+    change = len(options["chunks"]) - x.ndim
+    at = [plan.channel_at]
+    return {"drop_axis": at if change < 0 else [], "new_axis": at if change > 0 else []}
 
 
 def _extend(x: da.Array, at: int, axis: Axis, first: int, end: int) -> da.Array:

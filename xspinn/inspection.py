@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
+from dataclasses import dataclass
 from fractions import Fraction
 from typing import Any
 
 import numpy as np
 import torch
 
+from xspinn.activations import Activation, activate
 from xspinn.cache import built_model
 from xspinn.devices import call_gate, pick_device
 from xspinn.errors import ModelError
@@ -18,7 +21,12 @@ __all__ = ["inspect_model"]
 
 
 def inspect_model(
-    model: Model, patch: dict[str, int], channels: int, feed: np.dtype[Any], device: str | None
+    model: Model,
+    patch: dict[str, int],
+    channels: int,
+    feed: np.dtype[Any],
+    device: str | None,
+    activation: Activation | None = None,
 ) -> tuple[Answer, ...]:
     """Find out what a model returns, on the meta device or else on one patch of zeros.
 
@@ -33,6 +41,8 @@ def inspect_model(
         Dtype that it is fed with.
     device : str or None
         Where zeros are run, if they must be.
+    activation : callable, optional
+        Applied to what the model returns.
 
     Returns
     -------
@@ -44,35 +54,51 @@ def inspect_model(
         If the model fails on a patch, or returns another rank, or a size that is no simple
         multiple of the patch.
     """
-    shape = (1, channels, *patch.values())
-    dtype = torch.from_numpy(np.empty(0, feed)).dtype
-    result = _ask(model, shape, dtype, patch, device)
-    return tuple(_answer(model, name, t, patch, channels, dtype) for name, t in flatten(result))
+    asked = _Question(model, patch, channels, feed, device, activation)
+    tensors = asked.ask(1)
+    answers = tuple(_answer(asked, name, tensor) for name, tensor in tensors)
+    if any(ratio != 1 for answer in answers for ratio in answer.scale):
+        _check_scales(asked, answers)
+    return answers
 
 
-def _ask(
-    model: Model,
-    shape: tuple[int, ...],
-    dtype: torch.dtype,
-    patch: dict[str, int],
-    device: str | None,
-) -> Any:
-    try:
-        return model.sketch(shape, dtype)
-    except Exception:  # noqa: BLE001 - whatever meta tensors cannot do, zeros will tell
-        pass
-    try:
-        where = pick_device(device)
-        ready = built_model(model, where)
-        with call_gate(), torch.inference_mode():
-            return ready(torch.zeros(shape, dtype=dtype, device=where))
-    except Exception as error:
-        dims = ", ".join(f"{dim}: {size}" for dim, size in patch.items())
-        raise ModelError(
-            f"the model {model.name} failed on one patch of zeros of shape {shape} = (batch: 1, "
-            f"channel: {shape[1]}, {dims}): {type(error).__name__}: {error}"
-            + _hint(model, shape[1])
-        ) from error
+@dataclass(frozen=True)
+class _Question:
+    """What is asked of whom."""
+
+    model: Model
+    patch: dict[str, int]
+    channels: int
+    feed: np.dtype[Any]
+    device: str | None
+    activation: Activation | None
+
+    def shape(self, times: int) -> tuple[int, ...]:
+        return (1, self.channels, *(times * size for size in self.patch.values()))
+
+    def ask(self, times: int) -> list[tuple[str | None, torch.Tensor]]:
+        """Return what the model returns for a patch that is so many times as large."""
+        dtype = torch.from_numpy(np.empty(0, self.feed)).dtype
+        with contextlib.suppress(Exception):  # what meta tensors cannot do, zeros will tell
+            return self._applied(self.model.sketch(self.shape(times), dtype))
+        where = self.model.device(pick_device(self.device))
+        try:
+            ready = built_model(self.model, where)
+            with call_gate(where) if self.model.kept else contextlib.nullcontext():
+                return self._applied(ready(torch.zeros(self.shape(times), dtype=dtype).to(where)))
+        except ModelError:
+            raise
+        except Exception as error:
+            dims = ", ".join(f"{dim}: {times * size}" for dim, size in self.patch.items())
+            raise ModelError(
+                f"the model {self.model.name} failed on one patch of zeros of shape "
+                f"{self.shape(times)} = (batch: 1, channel: {self.channels}, {dims}): "
+                f"{type(error).__name__}: {error}" + _hint(self.model, self.channels)
+            ) from error
+
+    def _applied(self, result: Any) -> list[tuple[str | None, torch.Tensor]]:
+        with torch.inference_mode():
+            return [(name, activate(self.activation, t)) for name, t in flatten(result)]
 
 
 def _hint(model: Model, channels: int) -> str:
@@ -97,60 +123,54 @@ def _hint(model: Model, channels: int) -> str:
     return told
 
 
-def _answer(
-    model: Model,
-    name: str | None,
-    tensor: torch.Tensor,
-    patch: dict[str, int],
-    channels: int,
-    dtype: torch.dtype,
-) -> Answer:
-    shape, core = tuple(tensor.shape), len(patch)
-    label = "an array" if name is None else f"output {name!r}"
+def _answer(asked: _Question, name: str | None, tensor: torch.Tensor) -> Answer:
+    shape, core = tuple(tensor.shape), len(asked.patch)
+    label = _label(name)
     if len(shape) not in (core + 1, core + 2) or shape[0] != 1:
         raise ModelError(
-            f"the model {model.name} returned {label} of shape {shape} for a patch of shape "
-            f"{(1, channels, *patch.values())}; expected (batch, channel, {', '.join(patch)}), or "
-            f"the same without channel: {core + 2} or {core + 1} axes, and the batch of 1 first."
+            f"the model {asked.model.name} returned {label} of shape {shape} for a patch of shape "
+            f"{asked.shape(1)}; expected (batch, channel, {', '.join(asked.patch)}), or the same "
+            f"without channel: {core + 2} or {core + 1} axes, and the batch of 1 first."
         )
     sizes = shape[-core:]
-    scale = tuple(Fraction(n, p) for n, p in zip(sizes, patch.values(), strict=True))
-    for (dim, size), ratio, got in zip(patch.items(), scale, sizes, strict=True):
+    scale = tuple(Fraction(n, p) for n, p in zip(sizes, asked.patch.values(), strict=True))
+    for (dim, size), ratio in zip(asked.patch.items(), scale, strict=True):
         if ratio == 0 or min(ratio.numerator, ratio.denominator) > 8:
-            raise ModelError(_no_scale(model, label, dim, size, got, ratio))
-    if any(ratio != 1 for ratio in scale):
-        _check_scale(model, name, label, patch, channels, dtype, scale)
+            raise ModelError(_no_scale(asked.model, label, dim, size, ratio))
     channel = shape[1] if len(shape) == core + 2 else None
     if channel == 0:
-        raise ModelError(f"the model {model.name} returned {label} with no channels: {shape}.")
+        raise ModelError(
+            f"the model {asked.model.name} returned {label} with no channels: {shape}."
+        )
     return Answer(name, channel, scale, _numpy_name(tensor.dtype))
 
 
-def _check_scale(
-    model: Model,
-    name: str | None,
-    label: str,
-    patch: dict[str, int],
-    channels: int,
-    dtype: torch.dtype,
-    scale: tuple[Fraction, ...],
-) -> None:
+def _check_scales(asked: _Question, answers: tuple[Answer, ...]) -> None:
     """A model that crops its patch returns fewer voxels too; at twice the patch it shows."""
     try:
-        result = model.sketch((1, channels, *(2 * size for size in patch.values())), dtype)
-    except Exception:  # noqa: BLE001 - a model of one size only, or no meta device: no second look
-        return
-    double = dict(flatten(result))[name].shape[-len(patch) :]
-    for (dim, size), ratio, got in zip(patch.items(), scale, double, strict=True):
-        if got != 2 * size * ratio:
-            raise ModelError(_no_scale(model, label, dim, size, int(size * ratio), ratio))
+        double = dict(asked.ask(2))
+    except ModelError:  # a model of one size only, which is taken at its word where that is simple
+        double = {}
+    for answer in answers:
+        for at, (dim, size) in enumerate(asked.patch.items()):
+            ratio = answer.scale[at]
+            if answer.name in double:
+                wrong = double[answer.name].shape[at - len(asked.patch)] != 2 * size * ratio
+            else:
+                wrong = 1 not in (ratio.numerator, ratio.denominator)
+            if wrong:
+                raise ModelError(_no_scale(asked.model, _label(answer.name), dim, size, ratio))
 
 
-def _no_scale(model: Model, label: str, dim: str, size: int, got: int, ratio: Fraction) -> str:
+def _label(name: str | None) -> str:
+    return "an array" if name is None else f"output {name!r}"
+
+
+def _no_scale(model: Model, label: str, dim: str, size: int, ratio: Fraction) -> str:
     return (
-        f"the model {model.name} turned {size} voxels of dim {dim!r} into {got}, in {label}; "
-        f"{ratio} is not a spatial scale such as 1, 2 or 1/4. If its convolutions crop the patch, "
-        "pad them (padding='same'), or pad its result inside the model."
+        f"the model {model.name} turned {size} voxels of dim {dim!r} into {size * ratio}, in "
+        f"{label}; {ratio} is not a spatial scale such as 1, 2 or 1/4. If its convolutions crop "
+        "the patch, pad them (padding='same'), or pad its result inside the model."
     )
 
 

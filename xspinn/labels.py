@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import warnings
 from collections.abc import Mapping
 from fractions import Fraction
 from typing import Any
@@ -10,15 +11,17 @@ from typing import Any
 import numpy as np
 import xarray as xr
 
+from xspinn.errors import SpinnWarning
 from xspinn.plan import Output, Plan
 
 __all__ = ["kept_attrs", "label"]
 
 PHYSICS = frozenset(
     {
-        "_FillValue", "actual_range", "add_offset", "ancillary_variables", "cell_methods",
-        "flag_masks", "flag_meanings", "flag_values", "long_name", "missing_value",
-        "scale_factor", "source", "standard_name", "units", "valid_max", "valid_min", "valid_range",
+        "_FillValue", "_Unsigned", "actual_range", "add_offset", "ancillary_variables",
+        "cell_methods", "coordinates", "flag_masks", "flag_meanings", "flag_values",
+        "long_name", "missing_value", "scale_factor", "source", "standard_name", "unit",
+        "units", "valid_max", "valid_min", "valid_range",
     }
 )  # fmt: skip
 """Attributes that say what the input's numbers mean and where they come from."""
@@ -68,7 +71,15 @@ def kept_attrs(
     template: xr.DataArray | xr.Dataset, plan: Plan, keep: bool, model: str, version: str
 ) -> Any:
     """Return the input's attributes but for its physics, and where the result comes from."""
-    kept = {k: v for k, v in template.attrs.items() if k not in PHYSICS} if keep else {}
+    kept = (
+        {
+            k: v
+            for k, v in template.attrs.items()
+            if k not in PHYSICS and not str(k).startswith("GRIB_")
+        }
+        if keep
+        else {}
+    )
     source = {"version": version, "model": model, "plan": plan.fingerprint}
     return {**kept, "xspinn": json.dumps(source)}
 
@@ -90,12 +101,23 @@ def _coords(
         if not set(coord.dims) <= {*plan.dims} or (plan.channel in coord.dims and not same):
             continue
         variable: xr.Variable | None = coord.variable
+        if coord.ndim == 0 and name == output.dim:
+            continue
         if name in levels and any(ratios.get(str(dim), 1) != 1 for dim in coord.dims):
             continue
         for dim in coord.dims:
             if ratios.get(str(dim), 1) != 1 and variable is not None:
-                variable = _resample(variable, str(dim), ratios[str(dim)], sizes[str(dim)])
+                variable = _resample(
+                    variable, str(dim), ratios[str(dim)], sizes[str(dim)], along=name == dim
+                )
         if variable is None:
+            if name in coord.dims:
+                warnings.warn(
+                    f"the coordinate of dim {name!r} is dropped: the result has {sizes[str(name)]} "
+                    f"voxels for {coord.size}, and its values ({coord.dtype}) cannot be resampled.",
+                    SpinnWarning,
+                    stacklevel=5,
+                )
             continue
         if output.scaled and "GeoTransform" in variable.attrs:  # it holds the voxel size
             variable = variable.copy(deep=False)
@@ -114,19 +136,29 @@ def _indexes(
         if all(n in coords and coords[n] is template.coords[n].variable for n in owned):
             kept[name] = index
     for name, variable in coords.items():
-        if name not in kept and variable.dims == (name,):
+        new = name not in template.coords
+        changed = not new and variable is not template.coords[name].variable
+        if variable.dims == (name,) and (new or (changed and name in template.xindexes)):
             kept[name] = xr.indexes.PandasIndex.from_variables({name: variable}, options={})
     return kept
 
 
-def _resample(variable: xr.Variable, dim: str, ratio: Fraction, size: int) -> xr.Variable | None:
-    """Coordinates at the middles of the output's voxels, linear between those of the input."""
+def _resample(
+    variable: xr.Variable, dim: str, ratio: Fraction, size: int, along: bool
+) -> xr.Variable | None:
+    """Coordinates at the middles of the output's voxels, linear between those of the input.
+
+    What is no number, or a whole one that is not the coordinate of the dim itself (`along`), is
+    that of the nearest voxel. None where there is no way: one voxel has no spacing.
+    """
     n = variable.sizes[dim]
+    at = (np.arange(size) + 0.5) / float(ratio) - 0.5
+    base = variable.to_base_variable() if isinstance(variable, xr.IndexVariable) else variable
+    if variable.dtype.kind in "biuUS" and not along:  # such as the number of a region
+        return base.isel({dim: np.clip(np.rint(at).astype(int), 0, n - 1)})
     if n < 2 or variable.dtype.kind not in "fiuMm":
         return None
-    at = (np.arange(size) + 0.5) / float(ratio) - 0.5
     low = np.clip(np.floor(at).astype(int), 0, n - 2)
-    base = variable.to_base_variable() if isinstance(variable, xr.IndexVariable) else variable
     first, second = base.isel({dim: low}), base.isel({dim: low + 1})
     if variable.dtype.kind in "iu":
         first, second = first.astype("float64"), second.astype("float64")

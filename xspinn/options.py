@@ -12,14 +12,14 @@ __all__ = ["get_options", "set_options"]
 _OPTIONS: dict[str, Any] = {
     "block_bytes": 128 * 2**20,
     "batch_voxels": 2**20,
-    "model_calls": 1,
+    "model_calls": None,
     "check_nan": True,
 }
 
 _VALID = {
     "block_bytes": lambda v: isinstance(v, int) and v > 0,
     "batch_voxels": lambda v: isinstance(v, int) and v > 0,
-    "model_calls": lambda v: isinstance(v, int) and v > 0,
+    "model_calls": lambda v: v is None or (isinstance(v, int) and v > 0),
     "check_nan": lambda v: isinstance(v, bool),
 }
 
@@ -39,8 +39,8 @@ def get_options() -> dict[str, Any]:
 class set_options:  # noqa: N801 - a function to its users, as in xarray
     """Set options, for good or inside a ``with`` block.
 
-    Options are read in the process that runs a block, except `block_bytes` and `batch_voxels`,
-    which are read when the plan is made.
+    Options are read when a plan is made, except `model_calls`, which each process that runs
+    blocks reads for itself.
 
     Parameters
     ----------
@@ -49,10 +49,10 @@ class set_options:  # noqa: N801 - a function to its users, as in xarray
         the blocks. The model's own activations come on top.
     batch_voxels : int, default: 1048576
         Voxels of one batch of patches when xspinn chooses the batch.
-    model_calls : int, default: 1
-        How many threads of one process may call a model at the same time. Each call uses all of
-        torch's threads, so 1 keeps dask's threads times torch's threads from oversubscribing the
-        cores; the other threads read, blend and write meanwhile.
+    model_calls : int, optional
+        How many threads of one process may call a module at the same time; the others read,
+        blend and write meanwhile. By default the number of cores over torch's own threads, and no
+        more than a distributed worker has threads: one call at a time where torch uses all cores.
     check_nan : bool, default: True
         Warn when a model returns NaN for a block whose input is finite.
 

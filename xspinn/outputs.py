@@ -16,7 +16,7 @@ from xspinn.combine import Combine
 from xspinn.errors import PlanError
 from xspinn.plan import Output
 
-__all__ = ["Answer", "OutputLike", "alignment", "make_outputs"]
+__all__ = ["CHANNEL", "Answer", "OutputLike", "alignment", "make_outputs"]
 
 OutputLike: TypeAlias = "str | Mapping[str, Any] | None"
 
@@ -57,7 +57,7 @@ def make_outputs(
     output: OutputLike,
     rule: Combine,
     axes: Sequence[Axis],
-    dims: Sequence[str],
+    taken: Sequence[str],
     dtype: Any,
     softmax: bool,
 ) -> tuple[Output, ...]:
@@ -73,8 +73,8 @@ def make_outputs(
         The combine rule.
     axes : sequence of Axis
         The core dims.
-    dims : sequence of str
-        Dims of the result besides a channel dim.
+    taken : sequence of str
+        Names of the result's other dims and its coordinates.
     dtype : dtype-like or None
         What the user wants; None for the model's own, or the smallest that holds the classes.
     softmax : bool
@@ -90,8 +90,14 @@ def make_outputs(
         If `output` does not fit what the model returns, or the rule cannot combine it.
     """
     says = _by_name(answers, output)
+    clash = [answer.name for answer in answers if answer.name in taken]
+    if clash:
+        raise PlanError(
+            f"the model returns an array named {clash[0]!r}, but the input has a dim or coordinate "
+            "of that name: rename that, or drop it with da.drop_vars."
+        )
     outputs = tuple(
-        _make_output(answer, says[answer.name], rule, axes, dims, dtype, softmax)
+        _make_output(answer, says[answer.name], rule, axes, taken, dtype, softmax)
         for answer in answers
     )
     for one, other in itertools.combinations(outputs, 2):
@@ -135,7 +141,7 @@ def _make_output(
     says: OutputLike,
     rule: Combine,
     axes: Sequence[Axis],
-    dims: Sequence[str],
+    taken: Sequence[str],
     dtype: Any,
     softmax: bool,
 ) -> Output:
@@ -156,10 +162,10 @@ def _make_output(
         dim = CHANNEL
     if rule.classes:
         dim = None
-    if dim is not None and dim in dims:
+    if dim is not None and dim in taken:
         raise PlanError(
-            f"the channels of {what} would be dim {dim!r}, but the array has a dim of that name: "
-            "name them with output='another_name'."
+            f"the channels of {what} would be dim {dim!r}, but the array has a dim or coordinate "
+            "of that name: name them with output='another_name', or drop the coordinate."
         )
     own = np.dtype(answer.dtype)
     accumulate = _accumulate(own, rule, what, axes, answer, softmax)
@@ -169,7 +175,7 @@ def _make_output(
         dim=dim,
         labels=labels,
         scale=tuple((ratio.numerator, ratio.denominator) for ratio in answer.scale),
-        dtype=str(np.dtype(dtype) if dtype is not None else _result(own, rule, answer)),
+        dtype=str(_result(own, rule, answer, dtype)),
         accumulate=str(accumulate),
     )
 
@@ -185,15 +191,40 @@ def _channel(says: Any) -> tuple[str | None, tuple[str | float, ...] | None]:
     pairs: list[Any] = list(says.items()) if isinstance(says, Mapping) else []
     if len(pairs) == 1 and isinstance(pairs[0][1], Iterable) and not isinstance(pairs[0][1], str):
         name, values = pairs[0]
-        return str(name), tuple(v.item() if isinstance(v, np.generic) else v for v in values)
+        array = np.asarray(values if isinstance(values, np.ndarray) else list(values))
+        if array.ndim == 1 and array.dtype.kind in "iufbU":
+            return str(name), tuple(array.tolist())
+        raise PlanError(
+            f"the labels of {name!r} are {array.dtype}; a plan holds text and numbers. Name the "
+            f"dim with output={str(name)!r}, and label it with .assign_coords afterwards."
+        )
     raise PlanError(
         f"output={says!r}: give the name of the channel dim, or that name with its labels, such "
         "as output={'facies': ['sand', 'shale']}."
     )
 
 
-def _result(own: np.dtype[Any], rule: Combine, answer: Answer) -> np.dtype[Any]:
-    return np.min_scalar_type((answer.channels or 1) - 1) if rule.classes else own
+def _result(own: np.dtype[Any], rule: Combine, answer: Answer, asked: Any) -> np.dtype[Any]:
+    """Dtype of the result: what is asked for, if it can hold it, else the model's own."""
+    least: np.dtype[Any] = np.min_scalar_type((answer.channels or 1) - 1) if rule.classes else own
+    if asked is None:
+        return least
+    try:
+        dtype: np.dtype[Any] = np.dtype(asked)
+    except TypeError as error:
+        raise PlanError(f"dtype={asked!r} is not one that numpy knows: {error}.") from error
+    if dtype.kind not in "fiucb":
+        raise PlanError(
+            f"dtype={asked!r} holds no numbers: give a bool, integer, float or complex."
+        )
+    if rule.classes and (dtype.kind not in "fiu" or not np.can_cast(least, dtype)):
+        raise PlanError(
+            f"dtype={asked!r} cannot hold {answer.channels} classes: the smallest that can is "
+            f"{least}."
+        )
+    if own.kind == "c" and dtype.kind != "c":
+        raise PlanError(f"dtype={asked!r} would drop the imaginary part of {own}.")
+    return dtype
 
 
 def _accumulate(

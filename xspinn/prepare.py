@@ -8,12 +8,12 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeAlias
 
-import cloudpickle
 import dask.array as da
 import numpy as np
 import numpy.typing as npt
 import xarray as xr
 
+from xspinn.activations import ActivationLike, resolve_activation
 from xspinn.arguments import (
     BoundaryLike,
     OverlapLike,
@@ -24,7 +24,7 @@ from xspinn.arguments import (
     make_axes,
 )
 from xspinn.axis import Axis
-from xspinn.block import ACTIVATIONS, Activation, Job
+from xspinn.block import Job
 from xspinn.blocking import as_blocks, choose_blocks, given_blocks, loop_bounds
 from xspinn.combine import get_combine
 from xspinn.devices import check_device
@@ -32,14 +32,13 @@ from xspinn.errors import PlanError
 from xspinn.inspection import inspect_model
 from xspinn.models import Model, as_model
 from xspinn.options import get_options
-from xspinn.outputs import Answer, OutputLike, alignment, make_outputs
+from xspinn.outputs import CHANNEL, Answer, OutputLike, alignment, make_outputs
 from xspinn.plan import Loop, Plan
 from xspinn.sources import Source, Stacked, find_source
 
-__all__ = ["ActivationLike", "Blocks", "Run", "prepare"]
+__all__ = ["Blocks", "Run", "prepare"]
 
 Blocks: TypeAlias = "int | Mapping[str, int | Sequence[int]] | None"
-ActivationLike: TypeAlias = "str | Callable[[Any], Any] | None"
 
 VARIABLE = "variable"
 """Dim that a dataset's variables are stacked along, as in Dataset.to_dataarray."""
@@ -108,6 +107,7 @@ def prepare(
     blocks: Blocks,
     dtype: Any,
     device: str | None,
+    name: str | None = None,
 ) -> Run:
     """Check everything, ask the model what it returns, and make the plan; see `xspinn.predict`."""
     data = _from_dataset(obj, channel) if isinstance(obj, xr.Dataset) else _from_array(obj, channel)
@@ -115,19 +115,25 @@ def prepare(
     widths = check_patch(patch, data.sizes, data.channel)
     rule = get_combine(combine)
     device = check_device(device)
-    applied = _activation(activation)
-    if batch is not None and (not isinstance(batch, int | np.integer) or batch < 1):
+    named, applied = resolve_activation(activation)
+    whole = isinstance(batch, int | np.integer) and not isinstance(batch, bool)
+    if batch is not None and not (whole and batch > 0):
         raise PlanError(f"batch={batch!r}: expected a positive number of patches.")
+    if name is not None and name in obj.coords:
+        raise PlanError(
+            f"name={name!r} is the name of a coordinate of the input: give the result another."
+        )
     handle = as_model(model)
     feed = handle.feed_dtype(data.dtype)
     channels = 1 if data.channel is None else data.sizes[data.channel]
     # Errors of the arguments come before the model is asked, which may take a while.
     make_axes(widths, data.sizes, overlap, window, boundary, [1] * len(widths), data.dtype)
-    answers = inspect_model(handle, widths, channels, feed, device)
+    answers = inspect_model(handle, widths, channels, feed, device, applied)
     axes = make_axes(widths, data.sizes, overlap, window, boundary, alignment(answers), data.dtype)
     axes, loops = _blocks(data, axes, blocks, answers, channels, feed)
-    rest = [dim for dim in data.dims if dim != data.channel]
-    outputs = make_outputs(answers, output, rule, axes, rest, dtype, activation == "softmax")
+    outputs = make_outputs(
+        answers, output, rule, axes, _taken(data), dtype, activation == "softmax"
+    )
     made = Plan(
         dims=data.dims,
         shape=data.shape,
@@ -138,7 +144,7 @@ def prepare(
         channel=data.channel,
         outputs=outputs,
         combine=rule.name,
-        activation=applied[0],
+        activation=named,
         batch=int(batch or default_batch(widths, channels, get_options()["batch_voxels"])),
     )
     coords = {
@@ -146,26 +152,22 @@ def prepare(
         for dim in made.raw_dims
         if dim is not None and dim in obj.coords and dim in obj.indexes
     }
-    job = Job(made, device, applied[1], coords)
+    job = Job(made, device, applied, coords, get_options()["check_nan"])
     return Run(data.template, job, handle, data.source())
+
+
+def _taken(data: _Input) -> list[str]:
+    """Names that the result's channel dim and arrays cannot have.
+
+    A scalar coordinate "channel" is what is left of a selected channel; it does not hold any more.
+    """
+    rest = [dim for dim in data.dims if dim != data.channel]
+    coords = [str(name) for name in data.template.coords if name not in (data.channel, CHANNEL)]
+    return [*rest, *coords]
 
 
 def _values(coord: xr.DataArray) -> npt.NDArray[Any]:
     return np.asarray(coord.values)
-
-
-def _activation(activation: ActivationLike) -> tuple[str | None, Activation | None]:
-    """Name of an activation for the plan, and the function where it is the user's own."""
-    if activation is None or (isinstance(activation, str) and activation in ACTIVATIONS):
-        return activation, None
-    if callable(activation):
-        name = getattr(activation, "__name__", type(activation).__name__)
-        digest = hashlib.sha256(cloudpickle.dumps(activation)).hexdigest()
-        return f"{name}:{digest[:12]}", activation
-    raise PlanError(
-        f"activation={activation!r} is not known; give one of {list(ACTIVATIONS)}, or a function "
-        "of a torch tensor of shape (batch, channel, *core dims)."
-    )
 
 
 # -- input -----------------------------------------------------------------------------------
@@ -206,6 +208,8 @@ def _from_dataset(ds: xr.Dataset, channel: str | None) -> _Input:
             f"the variables would be stacked along {stacked!r}, but the dataset has a dim of that "
             "name: give channel='another_name', or predict on one variable."
         )
+    for array in arrays:
+        check_array(array.dims, array.shape, array.dtype)
     dtype = np.result_type(*(array.dtype for array in arrays))
     variables = [array.variable.transpose(*first.dims) for array in arrays]
 
@@ -216,11 +220,16 @@ def _from_dataset(ds: xr.Dataset, channel: str | None) -> _Input:
         sliceables = [part.sliceable for part in parts if part.sliceable is not None]
         if len(sliceables) == len(parts):
             return Source(Stacked(sliceables, dtype), None, token, lazy)
-        chunked = [variable.chunk().data for variable in variables]
+        chunked = [
+            variable.data if variable.chunks is not None else variable.chunk("auto").data
+            for variable in variables
+        ]
         return Source(None, da.stack(chunked).astype(dtype), token, lazy)
 
+    template = ds.assign_coords({stacked: list(ds.data_vars)})
+    template.encoding = {**first.encoding, **ds.encoding}
     return _Input(
-        template=ds.assign_coords({stacked: list(ds.data_vars)}),
+        template=template,
         dims=(stacked, *first.dims),  # type: ignore[arg-type]
         shape=(len(arrays), *first.shape),
         dtype=dtype,

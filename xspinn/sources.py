@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from operator import getitem
 from typing import Any, cast
 from uuid import uuid4
 
 import dask.array as da
 import numpy as np
 import xarray as xr
+from dask.array.core import getter, getter_inline, getter_nofancy
 
 from xspinn.reading import Sliceable
 
@@ -96,7 +98,12 @@ def _behind(array: da.Array) -> Sliceable | None:
     name = f"original-{array.name}"
     if set(layers) != {name, array.name}:
         return None
+    # Only what dask itself reads by slices, without a lock that blocks would have to take.
+    task = getattr(layers[array.name], "task", None)
+    known = (getter, getter_nofancy, getter_inline, getitem)
+    if task is None or task.func not in known or task.kwargs.get("lock"):
+        return None
     node = layers[name].get(name)
     source = getattr(node, "value", node)
-    known = getattr(source, "shape", None) == array.shape and hasattr(source, "__getitem__")
-    return source if known and getattr(source, "dtype", None) == array.dtype else None
+    fits = getattr(source, "shape", None) == array.shape and hasattr(source, "__getitem__")
+    return source if fits and getattr(source, "dtype", None) == array.dtype else None

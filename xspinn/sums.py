@@ -47,6 +47,7 @@ class Sums:
 
     def add(self, tensor: torch.Tensor, batch: list[Item]) -> None:
         """Add a batch of what the model returned."""
+        tensor = tensor.to(self.total.device)
         if self.output.channels is None:
             tensor = tensor.unsqueeze(1)
         if tuple(tensor.shape) != (len(batch), *self.patch):
@@ -56,7 +57,9 @@ class Sums:
             )
         if self.plan.rule.before == "one_hot":
             votes = torch.zeros_like(tensor, dtype=self.dtype)
-            tensor = votes.scatter_(1, tensor.argmax(1, keepdim=True), 1)
+            votes.scatter_(1, tensor.argmax(1, keepdim=True), 1)
+            # A vote of NaN is no vote, and must not look like one.
+            tensor = votes.masked_fill_(tensor.isnan().any(1, keepdim=True), torch.nan)
         for one, (loop, numbers, _) in zip(tensor, batch, strict=True):
             self._add(self.total[loop], one, numbers)
 

@@ -13,9 +13,9 @@ def timeraw_import_xspinn() -> str:
     return "import xspinn"
 
 
-def timeraw_import_xarray_and_dask() -> str:
+def timeraw_import_xarray() -> str:
     """What xspinn stands on, to compare with."""
-    return "import xarray, dask.array"
+    return "import xarray"
 
 
 def track_heavy_modules() -> int:

@@ -70,7 +70,9 @@ class Live:
         self.held[key] = kind, _nbytes(result)
         self.now[kind] += self.held[key][1]
         self.counts[kind] += 1
-        for gone in [k for k in self.held if k in state["released"]]:
+        for gone in state["dependencies"][key]:
+            if gone not in self.held or gone not in state["released"]:
+                continue
             old, size = self.held.pop(gone)
             self.now[old] -= size
             self.counts[old] -= 1
@@ -197,7 +199,8 @@ class PeakMemory:
     overlap = 16
 
     def setup_cache(self) -> Path:
-        folder = Path(tempfile.mkdtemp(prefix="xspinn-"))
+        # asv runs this in a folder of its own, which it deletes after the last benchmark.
+        folder = Path(tempfile.mkdtemp(dir=Path.cwd()))
         for size in self.params[0]:
             write_volume(folder / f"{size}.zarr", size)
         return folder

@@ -37,7 +37,14 @@ class Model(ABC):
     key: str
     n_bytes: int
     kept: bool = True
-    """Whether a process keeps the built model for the next block."""
+    """Whether a process keeps the built model for the next block, and guards its calls.
+
+    A function has nothing to build, looks after its own threads, and may itself call `predict`.
+    """
+
+    def device(self, asked: torch.device) -> torch.device:
+        """Return where the model runs, if this device is asked for."""
+        return asked
 
     @abstractmethod
     def build(self, device: torch.device) -> Built:
@@ -73,7 +80,7 @@ def default_feed(dtype: np.dtype[Any]) -> np.dtype[Any]:
     float32 and float64 that holds them all.
     """
     if dtype.kind in "fc":
-        return dtype.newbyteorder("=")
+        return _torch_dtype(dtype)
     return np.dtype("float32" if dtype.itemsize <= 2 else "float64")
 
 
@@ -101,11 +108,26 @@ def _tensor(value: Any) -> torch.Tensor:
     if isinstance(value, torch.Tensor):
         return value
     if isinstance(value, np.ndarray | np.generic) and value.dtype.kind in "fiucb":
-        array = np.asarray(value)
-        if array.dtype.kind == "u" and array.dtype.itemsize in (2, 4):
-            array = array.astype(f"int{array.dtype.itemsize * 16}")  # torch adds no uint16, uint32
-        return torch.from_numpy(np.ascontiguousarray(array.astype(array.dtype.newbyteorder("="))))
+        if isinstance(value, np.ma.MaskedArray) and value.mask.any():
+            if value.dtype.kind not in "fc":
+                raise ModelError(
+                    f"the model returned a masked array of {value.dtype}, which has no value for "
+                    "what is masked: return floats, where it becomes NaN, or call .filled()."
+                )
+            value = value.filled(np.nan)
+        return torch.from_numpy(np.require(value, _torch_dtype(value.dtype), ["C", "W"]))
     raise ModelError(
         f"the model returned {type(value).__name__!r} where a tensor was expected: return one "
         "tensor or numeric array, or a dict or tuple of them."
     )
+
+
+def _torch_dtype(dtype: np.dtype[Any]) -> np.dtype[Any]:
+    """Return the dtype that torch can add up: unsigned integers become wider signed ones."""
+    if dtype.kind == "u" and dtype.itemsize > 1:
+        if dtype.itemsize == 8:
+            raise ModelError("the model returned uint64, which torch cannot add up: return int64.")
+        return np.dtype(f"int{dtype.itemsize * 16}")
+    if dtype.kind in "fc" and dtype.itemsize > (8 if dtype.kind == "f" else 16):
+        return np.dtype("float64" if dtype.kind == "f" else "complex128")
+    return dtype.newbyteorder("=")

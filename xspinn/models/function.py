@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Callable
 from typing import Any
 
@@ -11,15 +10,19 @@ import numpy as np
 import torch
 
 from xspinn.errors import ModelError
+from xspinn.hashing import fingerprint
 from xspinn.models.base import Built, Model, default_feed
 
 __all__ = ["FunctionModel"]
 
 
 class FunctionModel(Model):
-    """Any picklable function that takes and returns numpy arrays; it runs on the CPU."""
+    """Any picklable function that takes and returns numpy arrays; it runs on the CPU.
 
-    kept = False  # there is nothing to build, and two closures of one pickle may differ in state
+    It is not a snapshot: within one process it is the user's own function that is called.
+    """
+
+    kept = False
 
     def __init__(self, function: Callable[[Any], Any], key: str, name: str, n_bytes: int) -> None:
         self.function = function
@@ -29,7 +32,7 @@ class FunctionModel(Model):
 
     @classmethod
     def of(cls, function: Callable[[Any], Any]) -> FunctionModel:
-        """Make a handle of a function, known by the hash of its pickle."""
+        """Make a handle of a function, known by the hash of its code and what it refers to."""
         name = getattr(function, "__name__", type(function).__name__)
         try:
             pickled = cloudpickle.dumps(function)
@@ -39,7 +42,7 @@ class FunctionModel(Model):
                 "workers: define it at the top of a module, or take files, locks and other open "
                 "things out of it."
             ) from error
-        return cls(function, hashlib.sha256(pickled).hexdigest(), name, len(pickled))
+        return cls(function, fingerprint(function), name, len(pickled))
 
     def build(self, device: torch.device) -> Built:
         """Return the function, made to take a tensor."""

@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import copy
-import hashlib
-import types
 from typing import Any
 
+import cloudpickle
 import numpy as np
 import torch
 from torch.nn.parameter import is_lazy
 
 from xspinn.errors import ModelError
+from xspinn.hashing import fingerprint
 from xspinn.models.base import Built, Model, default_feed
 
 __all__ = ["ModuleModel"]
@@ -45,27 +45,35 @@ class ModuleModel(Model):
         tensors = _tensors(module)
         memo: dict[int, Any] = {id(t): _meta(t) for t in tensors}
         try:
-            skeleton = copy.deepcopy(module, memo)
+            skeleton = _evaluating(copy.deepcopy(module, memo))
+            cloudpickle.dumps(skeleton)
         except Exception as error:
             raise ModelError(
-                f"the module {type(module).__name__} cannot be copied ({error}). A module must "
-                "hold its tensors as parameters or buffers, and nothing that refuses "
-                "copy.deepcopy."
+                f"the module {type(module).__name__} cannot be copied and sent to workers "
+                f"({error}). A module must hold its tensors as parameters or buffers, without "
+                "parametrizations (torch.nn.utils.parametrize.remove_parametrizations), and "
+                "nothing that refuses copy.deepcopy or pickle; TorchScript modules are not known."
             ) from error
-        skeleton.eval()
         weights = [t.detach().to("cpu", copy=True) for t in tensors]
-        return cls(skeleton, weights, _hash(module), type(module).__name__)
+        return cls(skeleton, weights, fingerprint(module), type(module).__name__)
 
     def build(self, device: torch.device) -> Built:
         """Return the module on a device, in eval mode, sharing nothing with the user's."""
         memo: dict[int, Any] = {}
         for meta, weight in zip(_tensors(self.skeleton), self.tensors, strict=True):
-            moved = weight.to(device)
             is_parameter = isinstance(meta, torch.nn.Parameter)
+            # Modules may write into buffers; the snapshot must not change with them.
+            moved = weight.to(device, copy=not is_parameter)
             memo[id(meta)] = torch.nn.Parameter(moved, False) if is_parameter else moved
-        module: torch.nn.Module = copy.deepcopy(self.skeleton, memo).eval()
-        own = self._own_dtype
-        return (lambda batch: module(batch.to(own))) if own in _HALF else module
+        module = _evaluating(copy.deepcopy(self.skeleton, memo))
+        half = self._own_dtype if self._own_dtype in _HALF else None
+
+        def call(batch: torch.Tensor) -> Any:
+            # Only the forward call runs in inference mode: what is built in it cannot be trained.
+            with torch.inference_mode():
+                return module(batch if half is None else batch.to(half))
+
+        return call
 
     @property
     def _own_dtype(self) -> torch.dtype | None:
@@ -113,6 +121,14 @@ class ModuleModel(Model):
 _HALF = (torch.float16, torch.bfloat16)
 
 
+def _evaluating(module: torch.nn.Module) -> torch.nn.Module:
+    """Put a module in eval mode; exported programs refuse, being so already."""
+    try:
+        return module.eval()
+    except NotImplementedError:
+        return module
+
+
 def _tensors(module: torch.nn.Module) -> list[torch.Tensor]:
     """All parameters and buffers, each once, in an order that a copy keeps."""
     return list(module.parameters()) + list(module.buffers())
@@ -121,54 +137,3 @@ def _tensors(module: torch.nn.Module) -> list[torch.Tensor]:
 def _meta(tensor: torch.Tensor) -> torch.Tensor:
     empty = torch.empty_like(tensor, device="meta", requires_grad=False)
     return torch.nn.Parameter(empty, False) if isinstance(tensor, torch.nn.Parameter) else empty
-
-
-# -- hash ------------------------------------------------------------------------------------
-# Neither pickle nor dask's tokenize is stable for a module, so its parts are hashed one by one:
-# the classes and their code, what the modules were set up with, and the weights.
-
-_UNHASHED = {"_parameters", "_buffers", "_modules", "training"}
-
-
-def _hash(module: torch.nn.Module) -> str:
-    digest = hashlib.sha256()
-    for name, part in module.named_modules():
-        kind = type(part)
-        digest.update(f"{name}:{kind.__module__}.{kind.__qualname__}".encode())
-        if not kind.__module__.startswith("torch."):
-            for base in kind.__mro__:
-                if not base.__module__.startswith(("torch.", "builtins")):
-                    _hash_value(digest, [vars(base)[n] for n in sorted(vars(base))])
-        settings = {k: v for k, v in vars(part).items() if k not in _UNHASHED}
-        _hash_value(digest, {k: v for k, v in settings.items() if "hook" not in k or v})
-    for name, tensor in [*module.named_parameters(), *module.named_buffers()]:
-        digest.update(f"{name}:".encode())
-        _hash_value(digest, tensor)
-    return digest.hexdigest()
-
-
-def _hash_value(digest: Any, value: Any) -> None:
-    """Feed a digest with a value; with no more than its type where it has no stable content."""
-    digest.update(type(value).__name__.encode())
-    if isinstance(value, torch.Tensor):
-        digest.update(f"{value.dtype}{tuple(value.shape)}".encode())
-        flat = value.detach().cpu().contiguous().reshape(-1)
-        digest.update(flat.view(torch.uint8).numpy())
-    elif isinstance(value, bool | int | float | complex | str | bytes | torch.dtype | None):
-        digest.update(repr(value).encode())
-    elif isinstance(value, np.ndarray):
-        digest.update(f"{value.dtype}{value.shape}".encode() + value.tobytes())
-    elif isinstance(value, dict):
-        for key in sorted(value, key=repr):
-            digest.update(repr(key).encode())
-            _hash_value(digest, value[key])
-    elif isinstance(value, list | tuple):
-        digest.update(str(len(value)).encode())
-        for item in value:
-            _hash_value(digest, item)
-    elif isinstance(value, types.FunctionType):
-        _hash_value(digest, [value.__code__, value.__defaults__, value.__kwdefaults__])
-    elif isinstance(value, types.CodeType):
-        _hash_value(digest, [value.co_code, value.co_names, value.co_varnames, *value.co_consts])
-    elif isinstance(value, type):
-        digest.update(f"{value.__module__}.{value.__qualname__}".encode())
