@@ -1,8 +1,10 @@
 """Sum what blocks wrote into each other's chunks: thin strips, passed on as soon as they exist.
 
-A block's weights begin inside its chunk, so it writes into the chunks after its own and never
-into those before. Run in C order, whatever a block waits for is done before it: finished blocks
-are handed on at once, and only strips wait, those of one plane of blocks.
+A block's weights begin inside its chunk, so it writes into the chunks after its own and not into
+those before. Run in C order, whatever a block waits for is done before it: finished blocks are
+handed on at once, and only strips wait, those of one plane of blocks. (The ramp of an output that
+is coarser than the input is wider there and may begin before the chunk: then a block waits for its
+later neighbours too.)
 """
 
 from __future__ import annotations
