@@ -8,7 +8,7 @@ import torch
 import xarray as xr
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from reference import brute_force
+from reference import brute_force, lattice
 from strategies import Case, cases, chunked_cases, splits
 
 import xspinn
@@ -124,6 +124,26 @@ def test_every_patch_runs_exactly_once(case, data):
     expected = [int(np.ravel_multi_index(at, codes.shape)) for at in starts]
     assert sorted(seen) == expected
     assert job.n_patches == len(expected)
+
+
+@given(chunked_cases())
+def test_as_many_patches_run_as_the_lattice_has_under_any_boundary(case_and_chunks):
+    case, chunks = case_and_chunks
+    seen = []
+
+    def model(batch):
+        seen.append(len(batch))
+        return batch
+
+    with xspinn.set_options(block_bytes=1000):
+        lazy = case.array().chunk(chunks).spinn.predict(model, **case.arguments)
+    seen.clear()
+    lazy.compute(scheduler="sync")
+    starts = itertools.product(
+        *(lattice(case.shape[d], case.patch[d], case.overlap[d], case.boundary[d])
+          for d in case.patch)
+    )  # fmt: skip
+    assert sum(seen) == len(list(starts))
 
 
 @given(chunked_cases(), st.sampled_from(["mean", "max", "soft", "hard"]))
