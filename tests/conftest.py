@@ -1,12 +1,8 @@
 """What all tests share."""
 
 import os
-import sys
-from pathlib import Path
 
 from hypothesis import HealthCheck, settings
-
-sys.path.insert(0, str(Path(__file__).parent))  # strategies and reference are plain modules
 
 settings.register_profile(
     "xspinn",

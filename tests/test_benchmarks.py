@@ -3,13 +3,8 @@
 from __future__ import annotations
 
 import itertools
-import sys
-from pathlib import Path
 
 import pytest
-
-sys.path.insert(0, str(Path(__file__).parents[1] / "asv_bench"))
-
 from benchmarks import counts, graphs, imports, memory, ratio
 
 SIZES = {

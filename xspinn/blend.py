@@ -137,17 +137,16 @@ class Exchange:
 
     def sources(self, index: Index) -> list[Index]:
         """Other blocks that write into the chunk of this one."""
-        near = [
-            (k,) if p is None else p.sources[k] for p, k in zip(self.prints, index, strict=True)
-        ]
-        return [other for other in itertools.product(*near) if other != index]
+        return self._others(index, [p.sources if p else None for p in self.prints])
 
     def targets(self, index: Index) -> list[Index]:
         """Other blocks into whose chunks this one writes."""
-        near = [
-            (k,) if p is None else p.targets[k] for p, k in zip(self.prints, index, strict=True)
-        ]
-        return [other for other in itertools.product(*near) if other != index]
+        return self._others(index, [p.targets if p else None for p in self.prints])
+
+    def _others(self, index: Index, near: Sequence[Sequence[Index] | None]) -> list[Index]:
+        """All combinations of what is near a block along each dim, but for the block itself."""
+        places = [(k,) if n is None else n[k] for n, k in zip(near, index, strict=True)]
+        return [other for other in itertools.product(*places) if other != index]
 
     def far(self, writer: Index, owner: Index) -> int:
         """Whether two blocks lie in different planes, 1, or not, 0."""
@@ -177,12 +176,15 @@ def _strips(job: Job, number: int, index: Index, far: int, sums: tuple[Array, ..
     return index, {other: sums[number][box].copy() for other, box in cuts.items()}
 
 
-def _blend(job: Job, number: int, index: Index, sums: tuple[Array, ...], *strips: Strips) -> Array:
+def _blend(
+    job: Job, number: int, index: Index, sums: tuple[Array, ...], *needs: Strips | None
+) -> Array:
     """Sum the neighbours' strips into a block's chunk and finish it."""
     exchange = _exchange(job.plan, number)
     own, _ = exchange.meeting(index, index)
     total = sums[number][own]
-    pieces = [(writer, cut[index]) for writer, cut in filter(None, strips) if index in cut]
+    # What it was only to be run after comes along: None, and its own strips, which are not for it.
+    pieces = [(writer, cut[index]) for writer, cut in filter(None, needs) if index in cut]
     if pieces:
         total = total.copy()  # what another task returned is never changed
     add = np.maximum if job.plan.rule.reduce == "max" else np.add

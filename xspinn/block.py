@@ -12,7 +12,6 @@ import sys
 import warnings
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
-from fractions import Fraction
 from typing import Any
 from uuid import uuid4
 
@@ -188,10 +187,10 @@ def _check_nan(
             loop.dim: (loop.bounds[k] + first[loop.dim], loop.bounds[k] + first[loop.dim] + 1)
             for loop, k in zip(plan.loops, block[: len(plan.loops)], strict=True)
         }
-        for axis, ratio, k in zip(plan.axes, output.scale, block[len(plan.loops) :], strict=True):
-            written = axis.footprint(Fraction(*ratio)).writes[k][0] + first[axis.dim]
-            voxel = min(int(written / Fraction(*ratio)), axis.size - 1)
-            spans[axis.dim] = (voxel, voxel + 1)
+        for p, k in zip(plan.footprints(output), block[len(plan.loops) :], strict=True):
+            written = p.writes[k][0] + first[p.axis.dim]
+            voxel = min(int(written / p.scale), p.axis.size - 1)
+            spans[p.axis.dim] = (voxel, voxel + 1)
         _warn(
             f"the model returned NaN for finite input, first at {job.where(spans)}, in block "
             f"{tuple(block)}. Check how the input is normalised."

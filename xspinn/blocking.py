@@ -6,17 +6,19 @@ wide, because then each block's spill is thinnest and the same for all.
 
 from __future__ import annotations
 
+import itertools
 import math
 import operator
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 
 from xspinn.axis import Axis
 from xspinn.errors import PlanError
 
-__all__ = ["choose_blocks", "given_blocks", "loop_bounds", "uniform_bounds"]
+__all__ = ["as_blocks", "choose_blocks", "given_blocks", "loop_bounds", "uniform_bounds"]
 
 
 def uniform_bounds(size: int, chunk: int) -> tuple[int, ...]:
@@ -105,29 +107,29 @@ def given_blocks(axis: Axis, blocks: int | Sequence[int]) -> Axis:
     try:
         if isinstance(blocks, bool | str):
             raise TypeError
-        given = [operator.index(n) for n in blocks] if np.iterable(blocks) else None
-        chunk = operator.index(blocks) if given is None else 0  # type: ignore[arg-type]
+        several = np.iterable(blocks)
+        listed: Any = blocks if several else [blocks]
+        sizes = [operator.index(n) for n in listed]
     except TypeError:
         raise PlanError(
             f"blocks={{{axis.dim!r}: {blocks!r}}}: give a number of voxels, several that sum to "
             f"{axis.size}, or -1 for one block."
         ) from None
-    if given is None:
-        chunk = axis.size if chunk == -1 else chunk
+    if several:
+        if min(sizes, default=0) < 1 or sum(sizes) != axis.size:
+            raise PlanError(
+                f"blocks={{{axis.dim!r}: {tuple(sizes)}}}: the sizes must be positive and sum to "
+                f"{axis.size}, the size of dim {axis.dim!r}; they sum to {sum(sizes)}."
+            )
+        bounds = tuple(itertools.accumulate(sizes, initial=0))
+    else:
+        chunk = axis.size if sizes[0] == -1 else sizes[0]
         if chunk < 1:
             raise PlanError(
                 f"blocks={{{axis.dim!r}: {blocks}}}: a block has one voxel at least; give voxels, "
                 f"a tuple of voxels that sums to {axis.size}, or -1 for one block."
             )
         bounds = uniform_bounds(axis.size, min(chunk, axis.size))
-    else:
-        sizes = given
-        if min(sizes, default=0) < 1 or sum(sizes) != axis.size:
-            raise PlanError(
-                f"blocks={{{axis.dim!r}: {tuple(sizes)}}}: the sizes must be positive and sum to "
-                f"{axis.size}, the size of dim {axis.dim!r}; they sum to {sum(sizes)}."
-            )
-        bounds = (0, *(sum(sizes[: k + 1]) for k in range(len(sizes))))
     off = [b for b in bounds[:-1] if b % axis.align]
     if off:
         raise PlanError(

@@ -31,7 +31,7 @@ from xspinn.blend import blend
 from xspinn.block import Job, run_block
 from xspinn.lattice import extended_indices
 from xspinn.models import Model
-from xspinn.plan import Output, Plan
+from xspinn.plan import Plan
 from xspinn.reading import Sliceable, read_box
 from xspinn.sources import Source
 from xspinn.sums import finish
@@ -64,7 +64,7 @@ def build(job: Job, model: Model, source: Source, token: str) -> list[da.Array]:
     }
     outputs = plan.outputs
     plain = len(outputs) == 1 and not plan.spills(outputs[0])
-    chunks = plan.chunks(outputs[0]) if plain else _raw_chunks(plan, outputs[0])
+    chunks = plan.chunks(outputs[0]) if plain else plan.raw_chunks(outputs[0])
     options: dict[str, Any] = {
         **shared,
         "plain": plain,
@@ -90,16 +90,6 @@ def _shared(value: Any, name: str) -> Delayed:
     """One key for what all tasks need, so that a graph holds it once and a worker gets it once."""
     node: Delayed = delayed(value, name=name, traverse=False)
     return node
-
-
-def _raw_chunks(plan: Plan, output: Output) -> tuple[tuple[int, ...], ...]:
-    """Chunks of what blocks write, with their spill, along the plan's `raw_dims`."""
-    by_dim: dict[str | None, tuple[int, ...]] = {loop.dim: loop.chunks for loop in plan.loops}
-    by_dim.update(
-        {p.axis.dim: tuple(hi - lo for lo, hi in p.writes) for p in plan.footprints(output)}
-    )
-    by_dim[None] = (output.channels or 1,)
-    return tuple(by_dim[dim] for dim in plan.raw_dims)
 
 
 # -- run -------------------------------------------------------------------------------------

@@ -90,10 +90,9 @@ def _coords(
     """Coordinates of the input that still hold: resampled where the scale differs."""
     same = output.dim is not None and output.dim == plan.channel
     same = same and output.channels == plan.channels
-    ratios = {
-        axis.dim: Fraction(*ratio) for axis, ratio in zip(plan.axes, output.scale, strict=True)
-    }
-    sizes = {p.axis.dim: p.size for p in plan.footprints(output)}
+    prints = plan.footprints(output)
+    ratios = {p.axis.dim: p.scale for p in prints}
+    sizes = {p.axis.dim: p.size for p in prints}
     coords = {}
     # Levels of one index, such as a MultiIndex, mean nothing between its entries.
     levels = {name for name in template.xindexes if len(template.xindexes.get_all_coords(name)) > 1}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import itertools
 import json
 import math
 from collections.abc import Mapping, Sequence
@@ -344,11 +345,25 @@ class Plan:
 
     def chunks(self, output: Output) -> tuple[tuple[int, ...], ...]:
         """Chunks of one output along `result_dims`."""
-        by_dim: dict[str | None, tuple[int, ...]] = {loop.dim: loop.chunks for loop in self.loops}
-        by_dim.update({p.axis.dim: p.chunks for p in self.footprints(output)})
-        if output.dim is not None:
-            by_dim[output.dim] = (output.channels or 1,)
-        return tuple(by_dim[dim] for dim in self.result_dims(output))
+        widths = {p.axis.dim: p.chunks for p in self.footprints(output)}
+        raw = self._along_raw(output, widths)
+        kept = (output.dim is not None or dim is not None for dim in self.raw_dims)
+        return tuple(itertools.compress(raw, kept))
+
+    def raw_chunks(self, output: Output) -> tuple[tuple[int, ...], ...]:
+        """Widths of what blocks write, spill included, along `raw_dims`."""
+        prints = self.footprints(output)
+        return self._along_raw(
+            output, {p.axis.dim: tuple(hi - lo for lo, hi in p.writes) for p in prints}
+        )
+
+    def _along_raw(
+        self, output: Output, widths: Mapping[str, tuple[int, ...]]
+    ) -> tuple[tuple[int, ...], ...]:
+        by_dim: dict[str | None, tuple[int, ...]] = {None: (output.channels or 1,)}
+        by_dim.update(widths)
+        by_dim.update({loop.dim: loop.chunks for loop in self.loops})
+        return tuple(by_dim[dim] for dim in self.raw_dims)
 
     def block_at(self, index: Sequence[int]) -> tuple[int, ...]:
         """Turn a place along `raw_dims` into one along `block_grid`."""

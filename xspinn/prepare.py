@@ -10,7 +10,6 @@ from typing import Any, TypeAlias
 
 import dask.array as da
 import numpy as np
-import numpy.typing as npt
 import xarray as xr
 
 from xspinn.activations import ActivationLike, resolve_activation
@@ -148,7 +147,7 @@ def prepare(
         batch=int(batch or default_batch(widths, channels, get_options()["batch_voxels"])),
     )
     coords = {
-        dim: _values(obj[dim])
+        dim: np.asarray(obj[dim].values)
         for dim in made.raw_dims
         if dim is not None and dim in obj.coords and dim in obj.indexes
     }
@@ -164,10 +163,6 @@ def _taken(data: _Input) -> list[str]:
     rest = [dim for dim in data.dims if dim != data.channel]
     coords = [str(name) for name in data.template.coords if name not in (data.channel, CHANNEL)]
     return [*rest, *coords]
-
-
-def _values(coord: xr.DataArray) -> npt.NDArray[Any]:
-    return np.asarray(coord.values)
 
 
 # -- input -----------------------------------------------------------------------------------

@@ -14,10 +14,6 @@ import xarray as xr
 import zarr
 
 DIMS = ("z", "y", "x")
-SOURCES = ("store", "dask")
-"""Blocks read their own box from the store, or `dask.array.map_overlap` brings it."""
-
-WINDOWS = ("ramp", "trim")
 
 
 def open_source(source: str, folder: Path, shape: tuple[int, ...], chunk: int) -> xr.DataArray:

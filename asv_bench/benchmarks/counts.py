@@ -13,7 +13,8 @@ from dask.callbacks import Callback
 
 import xspinn
 
-from .common import SOURCES, WINDOWS, counted, open_source, take_count
+from .common import counted, open_source, take_count
+from .memory import SOURCES, WINDOWS, nbytes
 
 SIZES: Mapping[int, dict[str, int]] = {
     2: {"size": 3072, "chunk": 512, "patch": 256, "overlap": 64, "blocks": 384},
@@ -100,12 +101,3 @@ class Bytes(_Job):
         with Callback(posttask=posttask):
             result.data.sum().compute(scheduler="threads", num_workers=2)
         return total / self.plan.n_blocks
-
-
-def nbytes(value: Any) -> int:
-    """Bytes of all arrays in nested dicts, lists and tuples."""
-    if isinstance(value, Mapping):
-        return sum(map(nbytes, value.values()))
-    if isinstance(value, list | tuple):
-        return sum(map(nbytes, value))
-    return int(getattr(value, "nbytes", 0))

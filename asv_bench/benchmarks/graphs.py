@@ -10,7 +10,8 @@ import dask
 
 import xspinn
 
-from .common import SOURCES, WINDOWS, counted, open_source
+from .common import counted, open_source
+from .memory import SOURCES, WINDOWS
 
 
 class Graph:

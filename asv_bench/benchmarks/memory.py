@@ -67,7 +67,7 @@ class Live:
     def posttask(self, key: Any, result: Any, dsk: Any, state: Any, worker: Any) -> None:
         name = key[0] if isinstance(key, tuple) else str(key)
         kind = re.sub(r"-[0-9a-f]{32}.*", "", name)
-        self.held[key] = kind, _nbytes(result)
+        self.held[key] = kind, nbytes(result)
         self.now[kind] += self.held[key][1]
         self.counts[kind] += 1
         for gone in state["dependencies"][key]:
@@ -80,11 +80,12 @@ class Live:
         self.most_counts |= self.counts
 
 
-def _nbytes(value: Any) -> int:
+def nbytes(value: Any) -> int:
+    """Bytes of all arrays in nested dicts, lists and tuples."""
     if isinstance(value, dict):
-        return sum(map(_nbytes, value.values()))
+        return sum(map(nbytes, value.values()))
     if isinstance(value, list | tuple):
-        return sum(map(_nbytes, value))
+        return sum(map(nbytes, value))
     return int(getattr(value, "nbytes", 0))
 
 

@@ -37,15 +37,15 @@ class ModuleModel(Model):
     @classmethod
     def of(cls, module: torch.nn.Module) -> ModuleModel:
         """Take a module apart; it stays as it is."""
-        if any(is_lazy(t) for t in _tensors(module)):
+        tensors = _tensors(module)
+        if any(map(is_lazy, tensors)):
             raise ModelError(
                 f"the module {type(module).__name__} has lazy parameters without a shape: run it "
                 "once on a batch of the right channels before predicting."
             )
-        tensors = _tensors(module)
         memo: dict[int, Any] = {id(t): _meta(t) for t in tensors}
         try:
-            skeleton = _evaluating(copy.deepcopy(module, memo))
+            skeleton = copy.deepcopy(module, memo).eval()
             cloudpickle.dumps(skeleton)
         except Exception as error:
             raise ModelError(
@@ -65,7 +65,7 @@ class ModuleModel(Model):
             # Modules may write into buffers; the snapshot must not change with them.
             moved = weight.to(device, copy=not is_parameter)
             memo[id(meta)] = torch.nn.Parameter(moved, False) if is_parameter else moved
-        module = _evaluating(copy.deepcopy(self.skeleton, memo))
+        module = copy.deepcopy(self.skeleton, memo)
         half = self._own_dtype if self._own_dtype in _HALF else None
 
         def call(batch: torch.Tensor) -> Any:
@@ -119,14 +119,6 @@ class ModuleModel(Model):
 
 
 _HALF = (torch.float16, torch.bfloat16)
-
-
-def _evaluating(module: torch.nn.Module) -> torch.nn.Module:
-    """Put a module in eval mode; exported programs refuse, being so already."""
-    try:
-        return module.eval()
-    except NotImplementedError:
-        return module
 
 
 def _tensors(module: torch.nn.Module) -> list[torch.Tensor]:
