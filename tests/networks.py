@@ -58,9 +58,9 @@ class Stages(nn.Module):
 class Counting(nn.Module):
     """Writes one line to a file each time that it is built from its pickle or copied real."""
 
-    def __init__(self, path: str, bulk: int = 0) -> None:
+    def __init__(self, path: str, bulk: int = 0, pause: float = 0) -> None:
         super().__init__()
-        self.path = path
+        self.path, self.pause = path, pause
         self.scale = nn.Parameter(torch.tensor(2.0))
         self.bulk = nn.Parameter(torch.zeros(bulk))
 
@@ -69,12 +69,30 @@ class Counting(nn.Module):
         if not scale.is_meta:
             with open(self.path, "a") as file:  # noqa: PTH123
                 file.write(f"{os.getpid()}\n")
-        copy = Counting(self.path)
+        copy = Counting(self.path, pause=self.pause)
         copy.scale, copy.bulk = scale, memo.get(id(self.bulk), self.bulk)
         return copy
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
+        if not x.is_meta:
+            time.sleep(self.pause)
         return x * self.scale
+
+
+class Bulky(nn.Module):
+    """Multiplies by a weight, and carries others that it does not use."""
+
+    def __init__(self, bulk: int) -> None:
+        super().__init__()
+        self.scale = nn.Parameter(torch.tensor(0.0))
+        self.bulk = nn.Parameter(torch.zeros(bulk))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return x * self.scale
+
+
+def bulky() -> Bulky:
+    return Bulky(5_000_000)
 
 
 def double(batch: np.ndarray) -> np.ndarray:
@@ -107,3 +125,27 @@ def fail_on_large(batch: np.ndarray) -> np.ndarray:
 
 def nan_on_large(batch: np.ndarray) -> np.ndarray:
     return np.where(batch > 5, np.nan, batch)
+
+
+class Facies(nn.Module):
+    """One channel in, two out: the network that files of every format are made from."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(1, 4, 3, padding=1)
+        self.norm = nn.BatchNorm2d(4)
+        self.head = nn.Conv2d(4, 2, 1)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.head(torch.relu(self.norm(self.conv(x))))
+
+
+def trained() -> Facies:
+    """Return a `Facies` whose every number matters."""
+    torch.manual_seed(0)
+    network = Facies()
+    with torch.no_grad():
+        network.norm.running_mean += torch.arange(4) * 0.1
+        network.norm.running_var += torch.arange(4) * 0.2
+        network.norm.weight += torch.arange(4) * 0.3
+    return network.eval()

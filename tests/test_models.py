@@ -15,10 +15,14 @@ import xarray as xr
 from networks import Counting, Stages, double
 from torch import nn
 
+import xspinn
 from xspinn import cache
+from xspinn.carriers import short
 from xspinn.errors import ModelError, SpinnWarning
 from xspinn.hashing import fingerprint
-from xspinn.models import FunctionModel, ModuleModel, as_model
+from xspinn.models import as_model
+from xspinn.models.function import FunctionModel
+from xspinn.models.module import ModuleModel
 
 PATCH = {"y": 8, "x": 8}
 
@@ -89,6 +93,16 @@ def test_hash_tells_models_apart():
             else:
                 other.conv.padding = (2, 2)
         assert as_model(other).key != key, change
+
+
+def test_hash_is_the_same_after_others_looked_at_the_class():
+    class Bare(nn.Module):
+        def forward(self, x):
+            return x
+
+    key = as_model(Bare()).key
+    assert Bare.__annotations__ == {}
+    assert as_model(Bare()).key == key
 
 
 def test_hash_tells_code_apart():
@@ -174,9 +188,23 @@ def test_what_cannot_be_compared_is_never_equal():
 
 
 def test_modules_that_cannot_travel_are_refused_before_anything_runs(image):
+    locked = Act(torch.exp)
+    locked.lock = threading.Lock()
+    with pytest.raises(ModelError, match="refuses copy"):
+        image.chunk(10).spinn.predict(locked, patch=PATCH)
+
+
+def test_parametrized_modules_run_and_stay_parametrized(image):
     normed = nn.utils.parametrizations.weight_norm(nn.Conv2d(1, 1, 3, padding=1))
-    with pytest.raises(ModelError, match="remove_parametrizations"):
-        image.chunk(10).spinn.predict(normed, patch=PATCH)
+    before = normed.weight.detach().clone()
+    result = image.spinn.predict(normed, patch={"y": 20, "x": 24}, overlap=0)
+    with torch.no_grad():
+        wanted = normed(torch.from_numpy(image.values[None, None]))[0, 0]
+    np.testing.assert_allclose(result, wanted, atol=1e-6)
+    assert nn.utils.parametrize.is_parametrized(normed)
+    assert torch.equal(normed.weight, before)
+    normed(torch.zeros(1, 1, 8, 8)).sum().backward()  # it can still be trained
+    assert normed.parametrizations.weight.original0.grad is not None
 
 
 def test_a_function_may_itself_predict(image):
@@ -248,16 +276,38 @@ def test_a_process_builds_a_model_once_however_many_threads_ask(image, tmp_path)
     assert len(log.read_text().split()) == 1
 
 
-def test_the_least_recently_used_models_leave():
-    cache.clear()
+def builds_of(handles):
     before = cache.builds()
-    handles = [as_model(nn.Conv2d(1, 1, 1)) for _ in range(cache.KEPT + 1)]
     for handle in handles:
         cache.built_model(handle, torch.device("cpu"))
-    cache.built_model(handles[-1], torch.device("cpu"))
-    assert cache.builds() - before == cache.KEPT + 1
-    cache.built_model(handles[0], torch.device("cpu"))
-    assert cache.builds() - before == cache.KEPT + 2
+    return cache.builds() - before
+
+
+def test_the_least_recently_used_models_leave_a_full_device():
+    cache.release()
+    first, second, third = (as_model(nn.Conv2d(1, 1, 1)) for _ in range(3))
+    with xspinn.set_options(model_bytes=2 * first.n_bytes):
+        assert builds_of([first, second]) == 2
+        assert builds_of([first, second, first]) == 0
+        assert builds_of([third]) == 1
+        assert builds_of([first]) == 0
+        assert builds_of([second]) == 1
+
+
+def test_a_model_larger_than_the_budget_stays_while_it_is_used():
+    cache.release()
+    small, large = as_model(nn.Conv2d(1, 1, 1)), as_model(nn.Conv2d(1, 8, 9))
+    with xspinn.set_options(model_bytes=16):
+        assert builds_of([small, large, large, large]) == 2
+        assert builds_of([small]) == 1
+
+
+def test_released_models_are_built_again():
+    cache.release()
+    handle = as_model(nn.Conv2d(1, 1, 1))
+    assert builds_of([handle, handle]) == 1
+    cache.release(short(handle.key))
+    assert builds_of([handle]) == 1
 
 
 def test_tied_weights_stay_tied():

@@ -1,6 +1,7 @@
 """Run neural networks over labelled arrays of any size, patch by patch, without seams."""
 
 from importlib.metadata import version as _version
+from typing import TYPE_CHECKING, Any
 
 from xspinn import accessor as _accessor  # noqa: F401 - registers .spinn
 from xspinn.api import plan, predict
@@ -8,12 +9,16 @@ from xspinn.errors import ModelError, PlanError, SpinnError, SpinnWarning
 from xspinn.options import get_options, set_options
 from xspinn.plan import Plan
 
+if TYPE_CHECKING:
+    from xspinn.models import as_model
+
 __all__ = [
     "ModelError",
     "Plan",
     "PlanError",
     "SpinnError",
     "SpinnWarning",
+    "as_model",
     "get_options",
     "plan",
     "predict",
@@ -21,3 +26,12 @@ __all__ = [
 ]
 
 __version__ = _version("xspinn")
+
+
+def __getattr__(name: str) -> Any:
+    # Models need torch, which takes longer to import than all the rest.
+    if name == "as_model":
+        from xspinn.models import as_model
+
+        return as_model
+    raise AttributeError(f"module 'xspinn' has no attribute {name!r}")

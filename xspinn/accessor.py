@@ -50,8 +50,9 @@ class Spinn:
 
         Parameters
         ----------
-        model : torch.nn.Module or callable
-            Gets ``(batch, channel, *core dims)``; a callable gets and returns numpy arrays.
+        model : object
+            A torch module, the path or URL of a model file, a function of numpy arrays, or anything
+            else that `xspinn.as_model` takes. Gets ``(batch, channel, *core dims)``.
         patch : mapping of str to int
             Core dim -> voxels that the model sees in one go.
         overlap : int, float or mapping, default: 0.25
@@ -141,8 +142,9 @@ class Spinn:
 
         Parameters
         ----------
-        model : torch.nn.Module or callable
-            Gets ``(batch, channel, *core dims)``; a callable gets and returns numpy arrays.
+        model : object
+            A torch module, the path or URL of a model file, a function of numpy arrays, or anything
+            else that `xspinn.as_model` takes. Gets ``(batch, channel, *core dims)``.
         patch : mapping of str to int
             Core dim -> voxels that the model sees in one go.
         overlap : int, float or mapping, default: 0.25

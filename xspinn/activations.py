@@ -27,8 +27,10 @@ ACTIVATIONS: dict[str, Activation] = {
 }
 
 
-def resolve_activation(activation: ActivationLike) -> tuple[str | None, Activation | None]:
-    """Return the name of an activation, for the plan, and its function.
+def resolve_activation(
+    activation: ActivationLike,
+) -> tuple[str | None, str | Activation | None]:
+    """Return the name of an activation, for the plan, and what `activate` needs of it.
 
     Parameters
     ----------
@@ -38,7 +40,7 @@ def resolve_activation(activation: ActivationLike) -> tuple[str | None, Activati
 
     Returns
     -------
-    tuple of (str or None, callable or None)
+    tuple of (str or None, str, callable or None)
     """
     if activation is None:
         return None, None
@@ -46,17 +48,16 @@ def resolve_activation(activation: ActivationLike) -> tuple[str | None, Activati
         name = getattr(activation, "__name__", type(activation).__name__)
         return f"{name}:{fingerprint(activation)[:12]}", activation
     if activation in ACTIVATIONS:
-        return activation, ACTIVATIONS[activation]
+        return activation, activation
     raise PlanError(
         f"activation={activation!r} is not known; give one of {list(ACTIVATIONS)}, or a function "
         "of a torch tensor of shape (batch, channel, *core dims)."
     )
 
 
-def activate(activation: Activation | None, tensor: torch.Tensor) -> torch.Tensor:
-    """Apply an activation to what a model returned."""
+def activate(activation: str | Activation | None, tensor: torch.Tensor) -> torch.Tensor:
+    """Apply an activation, or the one of that name, to what a model returned."""
     if activation is None:
         return tensor
-    return activation(
-        tensor if tensor.is_floating_point() or tensor.is_complex() else tensor.float()
-    )
+    applied = ACTIVATIONS[activation] if isinstance(activation, str) else activation
+    return applied(tensor if tensor.is_floating_point() or tensor.is_complex() else tensor.float())

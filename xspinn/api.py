@@ -46,12 +46,16 @@ def predict(
         The input. A dataset's variables, which must share their dims, are its channels. Bools and
         integers are cast to float32, those of more than 16 bits to float64 unless the model has
         a dtype of its own; floats are cast to the dtype of the model's weights.
-    model : torch.nn.Module or callable
+    model : object
+        A torch module; a model of `torch.export`, TorchScript, ONNX, OpenVINO or Keras in memory;
+        the path or URL of a model file; a picklable function of numpy arrays, or of torch tensors
+        if the annotation of its first parameter says so; or a handle, which `xspinn.as_model`
+        makes of any of these and of files of weights.
+
         Gets ``(batch, channel, *core dims in the order of patch)``; without a channel dim the
         channel axis has length 1. Returns the same rank, or no channel axis, or a dict or tuple
         of such arrays. The spatial size may be another by a factor, such as 2 or 1/4. A module
-        runs in eval mode, from a copy; a function gets and returns numpy arrays and must be
-        picklable.
+        runs in eval mode, from a copy.
     patch : mapping of str to int
         Core dim -> voxels that the model sees in one go.
     overlap : int, float or mapping, default: 0.25

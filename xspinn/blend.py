@@ -21,9 +21,9 @@ from dask._task_spec import Task, TaskRef
 from dask.delayed import Delayed
 from dask.highlevelgraph import HighLevelGraph
 
-from xspinn.block import Job
+from xspinn.finishing import finish
+from xspinn.job import Job
 from xspinn.plan import Plan
-from xspinn.sums import finish
 
 __all__ = ["blend"]
 

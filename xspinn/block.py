@@ -11,62 +11,22 @@ import itertools
 import sys
 import warnings
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
 from typing import Any
-from uuid import uuid4
 
 import numpy as np
 import numpy.typing as npt
 import torch
 
-from xspinn.activations import Activation, activate
+from xspinn.activations import activate
 from xspinn.cache import built_model
 from xspinn.devices import call_gate, pick_device
 from xspinn.errors import ModelError, SpinnWarning
+from xspinn.job import Job
 from xspinn.models.base import Model, flatten
 from xspinn.plan import Plan
 from xspinn.sums import Item, Sums
 
-__all__ = ["Job", "run_block"]
-
-
-@dataclass(frozen=True)
-class Job:
-    """What all blocks of one run share, besides the model.
-
-    Attributes
-    ----------
-    plan : Plan
-    device : str or None
-        None for the best of the process that runs a block.
-    activation : callable or None
-        Applied to the model's output.
-    coords : dict
-        Dim -> its coordinate values, for messages.
-    check_nan : bool
-        Whether to look for NaN that the input does not explain.
-    run : str
-        Tells this run from all others.
-    """
-
-    plan: Plan
-    device: str | None = None
-    activation: Activation | None = None
-    coords: dict[str, npt.NDArray[Any]] = field(default_factory=dict)
-    check_nan: bool = True
-    run: str = field(default_factory=lambda: uuid4().hex)
-
-    def where(self, spans: dict[str, tuple[int, int]]) -> str:
-        """Say where a box is, in voxels and in coordinates."""
-        words = []
-        for dim, (lo, hi) in spans.items():
-            word = f"{dim}={lo}:{hi}"
-            if dim in self.coords:
-                values = self.coords[dim]
-                first, last = values[max(lo, 0)], values[min(hi, len(values)) - 1]
-                word += f" ({first} to {last})" if hi - lo > 1 else f" ({first})"
-            words.append(word)
-        return ", ".join(words)
+__all__ = ["run_block"]
 
 
 def run_block(

@@ -13,12 +13,15 @@ Three tasks a block, four in a volume:
     The block's chunk with its neighbours' strips summed in; see `xspinn.blend`.
 
 Where no patch writes beyond its block's chunk, the first is all there is.
+
+Schedulers unpickle the functions of tasks without running them, so torch and the models are
+imported where a block runs and not before.
 """
 
 from __future__ import annotations
 
 import itertools
-from typing import Any, TypeAlias
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import dask.array as da
 import numpy as np
@@ -28,13 +31,16 @@ from dask.delayed import Delayed, delayed
 from xspinn.allocator import give_back
 from xspinn.axis import Axis
 from xspinn.blend import blend
-from xspinn.block import Job, run_block
+from xspinn.carriers import Shared, prepare, task_name
+from xspinn.finishing import finish
+from xspinn.job import Job
 from xspinn.lattice import extended_indices
-from xspinn.models import Model
 from xspinn.plan import Plan
 from xspinn.reading import Sliceable, read_box
 from xspinn.sources import Source
-from xspinn.sums import finish
+
+if TYPE_CHECKING:
+    from xspinn.models import Model
 
 __all__ = ["build"]
 
@@ -58,9 +64,12 @@ def build(job: Job, model: Model, source: Source, token: str) -> list[da.Array]:
         One for every output of the plan.
     """
     plan = job.plan
+    prepare()
     shared = {
         "job": _shared(job, f"spinn-plan-{token}"),
-        "model": _shared(model, f"spinn-model-{model.key[:32]}"),
+        "model": delayed(_ready, traverse=False)(
+            Shared(model), job.device, dask_key_name=task_name(model.key, job.device)
+        ),
     }
     outputs = plan.outputs
     plain = len(outputs) == 1 and not plan.spills(outputs[0])
@@ -95,14 +104,26 @@ def _shared(value: Any, name: str) -> Delayed:
 # -- run -------------------------------------------------------------------------------------
 
 
-def _run(job: Job, model: Model, data: Array, block: tuple[int, ...], plain: bool) -> Any:
-    sums = run_block(job, model, data, block)
+def _ready(shared: Shared, device: str | None) -> Shared:
+    """Build the model once before any block runs, so that what is wrong with it shows at once."""
+    from xspinn.cache import built_model
+    from xspinn.devices import pick_device
+
+    model = shared.model
+    built_model(model, model.device(pick_device(device)))
+    return shared
+
+
+def _run(job: Job, model: Shared, data: Array, block: tuple[int, ...], plain: bool) -> Any:
+    from xspinn.block import run_block
+
+    sums = run_block(job, model.model, data, block)
     give_back()
     return finish(job.plan, job.plan.outputs[0], sums[0]) if plain else sums
 
 
 def _read_and_run(
-    job: Job, model: Model, source: Sliceable, plain: bool, block_id: tuple[int, ...]
+    job: Job, model: Shared, source: Sliceable, plain: bool, block_id: tuple[int, ...]
 ) -> Any:
     """Read the block's own box and run it."""
     plan = job.plan
@@ -114,7 +135,7 @@ def _read_and_run(
 
 
 def _cut_and_run(
-    data: Array, job: Job, model: Model, plain: bool, origin: Any, block_id: tuple[int, ...]
+    data: Array, job: Job, model: Shared, plain: bool, origin: Any, block_id: tuple[int, ...]
 ) -> Any:
     """Cut the block's box out of a chunk with its halo and run it."""
     plan = job.plan

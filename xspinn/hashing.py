@@ -131,7 +131,7 @@ class _Digest:
         yield f"{value.__module__}.{value.__qualname__}"
         for base in value.__mro__:
             if not _known(base.__module__):
-                held = {k: v for k, v in vars(base).items() if k not in _CLASS_NOISE}
+                held = {k: v for k, v in vars(base).items() if not _noise(k, v)}
                 yield self.of([base.__qualname__, sorted(held)])
                 yield self.of([held[k] for k in sorted(held)])
 
@@ -174,6 +174,11 @@ class _Digest:
 
 
 _CLASS_NOISE = {"__dict__", "__weakref__", "__module__", "__doc__", "__firstlineno__", "_abc_impl"}
+
+
+def _noise(name: str, value: Any) -> bool:
+    # To look at a class's annotations gives it an empty dict of them, as torch.jit does.
+    return name in _CLASS_NOISE or (name == "__annotations__" and not value)
 
 
 def _known(module: str | None) -> bool:

@@ -26,7 +26,7 @@ def inspect_model(
     channels: int,
     feed: np.dtype[Any],
     device: str | None,
-    activation: Activation | None = None,
+    activation: str | Activation | None = None,
 ) -> tuple[Answer, ...]:
     """Find out what a model returns, on the meta device or else on one patch of zeros.
 
@@ -55,6 +55,7 @@ def inspect_model(
         multiple of the patch.
     """
     asked = _Question(model, patch, channels, feed, device, activation)
+    _check_shape(asked)
     tensors = asked.ask(1)
     answers = tuple(_answer(asked, name, tensor) for name, tensor in tensors)
     if any(ratio != 1 for answer in answers for ratio in answer.scale):
@@ -71,7 +72,7 @@ class _Question:
     channels: int
     feed: np.dtype[Any]
     device: str | None
-    activation: Activation | None
+    activation: str | Activation | None
 
     def shape(self, times: int) -> tuple[int, ...]:
         return (1, self.channels, *(times * size for size in self.patch.values()))
@@ -99,6 +100,38 @@ class _Question:
     def _applied(self, result: Any) -> list[tuple[str | None, torch.Tensor]]:
         with torch.inference_mode():
             return [(name, activate(self.activation, t)) for name, t in flatten(result)]
+
+
+def _check_shape(asked: _Question) -> None:
+    """Some files fix the sizes of what they take."""
+    fixed, got = asked.model.shape, asked.shape(1)
+    if fixed is None:
+        return
+    if len(fixed) != len(got):
+        raise ModelError(
+            f"the model {asked.model.name} takes {len(fixed)} axes, {_sizes(fixed)}, but a patch "
+            f"has {len(got)}: batch, channel, {', '.join(asked.patch)}."
+        )
+    if fixed[1] not in (None, asked.channels):
+        raise ModelError(
+            f"the model {asked.model.name} takes {fixed[1]} channels, but it is fed with "
+            f"{asked.channels}: name the dim that holds them with channel=..., and give it "
+            f"{fixed[1]} entries."
+        )
+    wanted = dict(zip(asked.patch, fixed[2:], strict=True))
+    wrong = {dim: n for dim, n in wanted.items() if n not in (None, asked.patch[dim])}
+    if wrong:
+        sizes = ", ".join(f"{dim!r}: {n or asked.patch[dim]}" for dim, n in wanted.items())
+        raise ModelError(
+            f"the model {asked.model.name} takes patches of one size only, "
+            + ", ".join(f"{n} voxels of dim {dim!r}" for dim, n in wrong.items())
+            + f", but patch={asked.patch}. Give patch={{{sizes}}}, or export the model with "
+            "dynamic sizes."
+        )
+
+
+def _sizes(fixed: tuple[int | None, ...]) -> str:
+    return "(" + ", ".join("any" if n is None else str(n) for n in fixed) + ")"
 
 
 def _hint(model: Model, channels: int) -> str:

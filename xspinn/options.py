@@ -12,6 +12,7 @@ __all__ = ["get_options", "set_options"]
 _OPTIONS: dict[str, Any] = {
     "block_bytes": 128 * 2**20,
     "batch_voxels": 2**20,
+    "model_bytes": None,
     "model_calls": None,
     "check_nan": True,
 }
@@ -19,6 +20,7 @@ _OPTIONS: dict[str, Any] = {
 _VALID = {
     "block_bytes": lambda v: isinstance(v, int) and v > 0,
     "batch_voxels": lambda v: isinstance(v, int) and v > 0,
+    "model_bytes": lambda v: v is None or (isinstance(v, int) and v > 0),
     "model_calls": lambda v: v is None or (isinstance(v, int) and v > 0),
     "check_nan": lambda v: isinstance(v, bool),
 }
@@ -39,8 +41,8 @@ def get_options() -> dict[str, Any]:
 class set_options:  # noqa: N801 - a function to its users, as in xarray
     """Set options, for good or inside a ``with`` block.
 
-    Options are read when a plan is made, except `model_calls`, which each process that runs
-    blocks reads for itself.
+    Options are read when a plan is made, except `model_bytes` and `model_calls`, which each
+    process that runs blocks reads for itself.
 
     Parameters
     ----------
@@ -49,6 +51,10 @@ class set_options:  # noqa: N801 - a function to its users, as in xarray
         the blocks. The model's own activations come on top.
     batch_voxels : int, default: 1048576
         Voxels of one batch of patches when xspinn chooses the batch.
+    model_bytes : int, optional
+        Bytes of built models that a process keeps on one device for the next run; the least
+        recently used leave first, and the one in use stays however large it is. By default half of
+        a GPU's memory, or a quarter of the host's.
     model_calls : int, optional
         How many threads of one process may call a module at the same time; the others read,
         blend and write meanwhile. By default the number of cores over torch's own threads, and no

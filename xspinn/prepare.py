@@ -23,12 +23,12 @@ from xspinn.arguments import (
     make_axes,
 )
 from xspinn.axis import Axis
-from xspinn.block import Job
 from xspinn.blocking import as_blocks, choose_blocks, given_blocks, loop_bounds
 from xspinn.combine import get_combine
 from xspinn.devices import check_device
 from xspinn.errors import PlanError
 from xspinn.inspection import inspect_model
+from xspinn.job import Job
 from xspinn.models import Model, as_model
 from xspinn.options import get_options
 from xspinn.outputs import CHANNEL, Answer, OutputLike, alignment, make_outputs
@@ -122,9 +122,9 @@ def prepare(
         raise PlanError(
             f"name={name!r} is the name of a coordinate of the input: give the result another."
         )
-    handle = as_model(model)
-    feed = handle.feed_dtype(data.dtype)
     channels = 1 if data.channel is None else data.sizes[data.channel]
+    handle = as_model(model).fitted((1, channels, *widths.values()))
+    feed = handle.feed_dtype(data.dtype)
     # Errors of the arguments come before the model is asked, which may take a while.
     make_axes(widths, data.sizes, overlap, window, boundary, [1] * len(widths), data.dtype)
     answers = inspect_model(handle, widths, channels, feed, device, applied)

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any, TypeAlias
 
-import numpy as np
 import numpy.typing as npt
 import torch
 
@@ -13,13 +12,10 @@ from xspinn.axis import Footprint
 from xspinn.errors import ModelError
 from xspinn.plan import Output, Plan
 
-__all__ = ["Item", "Sums", "finish"]
+__all__ = ["Item", "Sums"]
 
 Item: TypeAlias = tuple[int, tuple[int, ...], tuple[slice, ...]]
 """Position of the looped dims, number of the patch along every core dim, where it is cut."""
-
-VOTES = 2.0**20
-"""Votes are counted in this unit, so that ties stay ties whatever the order of summation."""
 
 
 class Sums:
@@ -108,27 +104,3 @@ class Sums:
 
 def _least(dtype: torch.dtype) -> float:
     return -float("inf") if dtype.is_floating_point else torch.iinfo(dtype).min
-
-
-def finish(plan: Plan, output: Output, sums: npt.NDArray[Any]) -> npt.NDArray[Any]:
-    """Apply what comes after the sum: arg max, channel axis, dtype.
-
-    Parameters
-    ----------
-    plan : Plan
-    output : Output
-    sums : numpy.ndarray
-        Dims as in the plan's `raw_dims`.
-
-    Returns
-    -------
-    numpy.ndarray
-        Dims as in the plan's `result_dims`.
-    """
-    if plan.rule.before == "one_hot":
-        sums = np.rint(sums * VOTES)
-    if plan.rule.classes:
-        sums = sums.argmax(plan.channel_at)
-    elif output.dim is None:
-        sums = sums.squeeze(plan.channel_at)
-    return sums.astype(output.dtype, copy=False)

@@ -1,7 +1,8 @@
-"""Models that are functions of numpy arrays."""
+"""Models that are functions of numpy arrays or of torch tensors."""
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable
 from typing import Any
 
@@ -11,9 +12,10 @@ import torch
 
 from xspinn.errors import ModelError
 from xspinn.hashing import fingerprint
-from xspinn.models.base import Built, Model, default_feed
+from xspinn.models.base import Built, Model, Options, default_feed
+from xspinn.models.content import Content
 
-__all__ = ["FunctionModel"]
+__all__ = ["FunctionModel", "TensorFunctionModel"]
 
 
 class FunctionModel(Model):
@@ -23,26 +25,39 @@ class FunctionModel(Model):
     """
 
     kept = False
+    takes = frozenset({"channels_last"})
 
-    def __init__(self, function: Callable[[Any], Any], key: str, name: str, n_bytes: int) -> None:
-        self.function = function
-        self.key = key
-        self.name = name
-        self.n_bytes = n_bytes
-
-    @classmethod
-    def of(cls, function: Callable[[Any], Any]) -> FunctionModel:
-        """Make a handle of a function, known by the hash of its code and what it refers to."""
-        name = getattr(function, "__name__", type(function).__name__)
+    def __init__(self, function: Callable[[Any], Any], options: Options) -> None:
+        self._function: Callable[[Any], Any] | None = function
+        self.name = getattr(function, "__name__", type(function).__name__)
+        self.key = fingerprint([type(self).__name__, function, options.channels_last])
+        self.channels_last = bool(options.channels_last)
         try:
             pickled = cloudpickle.dumps(function)
         except Exception as error:
             raise ModelError(
-                f"the function {name} cannot be pickled ({error}), so it cannot be sent to "
+                f"the function {self.name} cannot be pickled ({error}), so it cannot be sent to "
                 "workers: define it at the top of a module, or take files, locks and other open "
                 "things out of it."
             ) from error
-        return cls(function, fingerprint(function), name, len(pickled))
+        self.content = Content.of_pieces(self.key, [np.frombuffer(pickled, np.uint8)])
+
+    @classmethod
+    def accepts(cls, model: Any) -> bool:
+        """Return whether it can be called."""
+        return callable(model)
+
+    @classmethod
+    def of(cls, model: Any, options: Options) -> FunctionModel:
+        """Make a handle of a function, known by the hash of its code and what it refers to."""
+        return cls(model, options)
+
+    @property
+    def function(self) -> Callable[[Any], Any]:
+        """The user's function here, and a copy of it elsewhere."""
+        if self._function is None:
+            self._function = cloudpickle.loads(self.content.open().data)
+        return self._function
 
     def build(self, device: torch.device) -> Built:
         """Return the function, made to take a tensor."""
@@ -56,3 +71,32 @@ class FunctionModel(Model):
     def feed_dtype(self, dtype: np.dtype[Any]) -> np.dtype[Any]:
         """Return floats and complex numbers as they are, bools and integers as floats."""
         return default_feed(dtype)
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "_function": None}
+
+
+class TensorFunctionModel(FunctionModel):
+    """Any picklable function that takes and returns torch tensors, on the device of the block.
+
+    It is called without gradients; what needs them asks for them with `torch.enable_grad`.
+    """
+
+    @classmethod
+    def accepts(cls, model: Any) -> bool:
+        """Return whether it can be called and says that its first parameter is a tensor."""
+        try:
+            first = next(iter(inspect.signature(model).parameters.values()))
+        except (TypeError, ValueError, StopIteration):
+            return False
+        return first.annotation in (torch.Tensor, "torch.Tensor", "Tensor")
+
+    def build(self, device: torch.device) -> Built:
+        """Return the function, made to run without gradients."""
+        function = self.function
+
+        def call(batch: torch.Tensor) -> Any:
+            with torch.no_grad():
+                return function(batch)
+
+        return call

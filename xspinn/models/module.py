@@ -3,18 +3,27 @@
 from __future__ import annotations
 
 import copy
+import math
+from collections.abc import Sequence
 from typing import Any
 
 import cloudpickle
 import numpy as np
 import torch
 from torch.nn.parameter import is_lazy
+from torch.nn.utils import parametrize
 
 from xspinn.errors import ModelError
 from xspinn.hashing import fingerprint
-from xspinn.models.base import Built, Model, default_feed
+from xspinn.models.base import Built, Model, Options, default_feed
+from xspinn.models.content import Buffer, Content
 
-__all__ = ["ModuleModel"]
+__all__ = ["HALF", "ModuleModel", "calling", "feed_of", "own_dtype"]
+
+HALF = (torch.float16, torch.bfloat16)
+
+ALIGNED = 64
+"""Weights begin at multiples of this many bytes, so that any dtype can be read in place."""
 
 
 class ModuleModel(Model):
@@ -25,100 +34,142 @@ class ModuleModel(Model):
     result. The user's module is only read.
     """
 
-    def __init__(
-        self, skeleton: torch.nn.Module, tensors: list[torch.Tensor], key: str, name: str
-    ) -> None:
-        self.skeleton = skeleton
-        self.tensors = tensors
-        self.key = key
-        self.name = name
-        self.n_bytes = sum(t.nbytes for t in tensors)
+    takes = frozenset({"channels_last"})
 
-    @classmethod
-    def of(cls, module: torch.nn.Module) -> ModuleModel:
-        """Take a module apart; it stays as it is."""
+    def __init__(self, module: torch.nn.Module, options: Options) -> None:
+        self.name = type(module).__name__
+        self.channels_last = bool(options.channels_last)
+        module = _plain(module)
         tensors = _tensors(module)
         if any(map(is_lazy, tensors)):
             raise ModelError(
-                f"the module {type(module).__name__} has lazy parameters without a shape: run it "
-                "once on a batch of the right channels before predicting."
+                f"the module {self.name} has lazy parameters without a shape: run it once on a "
+                "batch of the right channels before predicting."
             )
         memo: dict[int, Any] = {id(t): _meta(t) for t in tensors}
+        specs = [(t.dtype, tuple(t.shape)) for t in tensors]
         try:
             skeleton = copy.deepcopy(module, memo).eval()
-            cloudpickle.dumps(skeleton)
+            header = cloudpickle.dumps((skeleton, specs))
         except Exception as error:
             raise ModelError(
-                f"the module {type(module).__name__} cannot be copied and sent to workers "
-                f"({error}). A module must hold its tensors as parameters or buffers, without "
-                "parametrizations (torch.nn.utils.parametrize.remove_parametrizations), and "
-                "nothing that refuses copy.deepcopy or pickle; TorchScript modules are not known."
+                f"the module {self.name} cannot be copied and sent to workers ({error}). A module "
+                "must hold its tensors as parameters or buffers, and nothing that refuses "
+                "copy.deepcopy or pickle."
             ) from error
-        weights = [t.detach().to("cpu", copy=True) for t in tensors]
-        return cls(skeleton, weights, fingerprint(module), type(module).__name__)
+        self.key = fingerprint([module, "channels last"] if self.channels_last else module)
+        self.own_dtype = own_dtype(tensors)
+        weights = [t.detach().to("cpu", copy=True).contiguous() for t in tensors]
+        self._n_bytes = sum(t.nbytes for t in weights)
+        self._parts: tuple[torch.nn.Module, list[torch.Tensor]] | None = (skeleton, weights)
+        self.content = Content.of_pieces(self.key, _pack(header, weights))
 
-    def build(self, device: torch.device) -> Built:
-        """Return the module on a device, in eval mode, sharing nothing with the user's."""
+    @classmethod
+    def accepts(cls, model: Any) -> bool:
+        """Return whether it is a module."""
+        return isinstance(model, torch.nn.Module)
+
+    @classmethod
+    def of(cls, model: Any, options: Options) -> ModuleModel:
+        """Take a module apart; it stays as it is."""
+        return cls(model, options)
+
+    @property
+    def n_bytes(self) -> int:
+        """Bytes of its weights."""
+        return self._n_bytes
+
+    @property
+    def parts(self) -> tuple[torch.nn.Module, list[torch.Tensor]]:
+        """The skeleton and the weights; unpacked from the content where it was sent."""
+        return _unpack(self.content.open()) if self._parts is None else self._parts
+
+    @property
+    def skeleton(self) -> torch.nn.Module:
+        """The module on the meta device."""
+        return self.parts[0]
+
+    def module(self, device: torch.device) -> torch.nn.Module:
+        """Return the module on a device, in eval mode; it never writes to the snapshot."""
+        skeleton, weights = self.parts
         memo: dict[int, Any] = {}
-        for meta, weight in zip(_tensors(self.skeleton), self.tensors, strict=True):
+        for meta, weight in zip(_tensors(skeleton), weights, strict=True):
             is_parameter = isinstance(meta, torch.nn.Parameter)
             # Modules may write into buffers; the snapshot must not change with them.
             moved = weight.to(device, copy=not is_parameter)
             memo[id(meta)] = torch.nn.Parameter(moved, False) if is_parameter else moved
-        module = copy.deepcopy(self.skeleton, memo)
-        half = self._own_dtype if self._own_dtype in _HALF else None
+        return copy.deepcopy(skeleton, memo)
 
-        def call(batch: torch.Tensor) -> Any:
-            # Only the forward call runs in inference mode: what is built in it cannot be trained.
-            with torch.inference_mode():
-                return module(batch if half is None else batch.to(half))
-
-        return call
-
-    @property
-    def _own_dtype(self) -> torch.dtype | None:
-        """Dtype of the first floating or complex parameter or buffer."""
-        real = (t.dtype for t in self.tensors if t.is_floating_point() or t.is_complex())
-        return next(real, None)
+    def build(self, device: torch.device) -> Built:
+        """Return the module on a device, in eval mode, sharing nothing with the user's."""
+        return calling(self.module(device), self.own_dtype)
 
     def feed_dtype(self, dtype: np.dtype[Any]) -> np.dtype[Any]:
         """Return the dtype of the first floating parameter or buffer; without one, the default."""
-        own = self._own_dtype
-        if own is None:
-            return default_feed(dtype)
-        if dtype.kind == "c" and not own.is_complex:
-            raise ModelError(
-                f"the array is {dtype}, but the model's weights are {own}: a real model cannot "
-                "take complex input. Predict on da.real or abs(da), or stack real and imaginary "
-                "parts as channels."
-            )
-        # Half-precision weights are fed with float32 by numpy and cast on the device.
-        return np.dtype("float32") if own in _HALF else torch.empty(0, dtype=own).numpy().dtype
+        return feed_of(self.own_dtype, dtype)
 
     def sketch(self, batch: tuple[int, ...], dtype: torch.dtype) -> Any:
         """Run the skeleton on the meta device: shapes and dtypes, no values, no work."""
         skeleton = copy.deepcopy(self.skeleton)  # a forward may leave something in its module
-        fed = self._own_dtype if self._own_dtype in _HALF else dtype
+        own = self.own_dtype
+        fed = dtype if own is None or own not in HALF else own
         with torch.inference_mode():
             return skeleton(torch.empty(batch, dtype=fed, device="meta"))
 
     def __getstate__(self) -> dict[str, Any]:
-        # Weights travel as plain buffers, which distributed moves without copying them.
-        weights = [
-            (t.dtype, tuple(t.shape), t.contiguous().reshape(-1).view(torch.uint8).numpy())
-            for t in self.tensors
-        ]
-        return {**self.__dict__, "tensors": weights}
-
-    def __setstate__(self, state: dict[str, Any]) -> None:
-        self.__dict__.update(state)
-        self.tensors = [
-            torch.from_numpy(raw.copy()).view(dtype).reshape(shape)
-            for dtype, shape, raw in state["tensors"]
-        ]
+        return {**self.__dict__, "_parts": None}
 
 
-_HALF = (torch.float16, torch.bfloat16)
+def calling(module: Any, own: torch.dtype | None) -> Built:
+    """Return a call of a module without gradients; half-precision weights get their own dtype."""
+    half = own if own in HALF else None
+
+    def call(batch: torch.Tensor) -> Any:
+        # Only the forward call runs in inference mode: what is built in it cannot be trained.
+        with torch.inference_mode():
+            return module(batch if half is None else batch.to(half))
+
+    return call
+
+
+def feed_of(own: torch.dtype | None, dtype: np.dtype[Any]) -> np.dtype[Any]:
+    """Return the dtype to feed a model with whose weights are of a dtype, for an array's dtype."""
+    if own is None:
+        return default_feed(dtype)
+    if dtype.kind == "c" and not own.is_complex:
+        raise ModelError(
+            f"the array is {dtype}, but the model's weights are {own}: a real model cannot take "
+            "complex input. Predict on da.real or abs(da), or stack real and imaginary parts as "
+            "channels."
+        )
+    # Half-precision weights are fed with float32 by numpy and cast on the device.
+    return np.dtype("float32") if own in HALF else torch.empty(0, dtype=own).numpy().dtype
+
+
+# -- taking apart and putting together ---------------------------------------------------------
+
+
+def _plain(module: torch.nn.Module) -> torch.nn.Module:
+    """Return the module, or where it is compiled or parametrized, what it computes, as a copy."""
+    module = getattr(module, "_orig_mod", module)
+    if not any(map(parametrize.is_parametrized, module.modules())):
+        return module
+    module = copy.deepcopy(module).eval()
+    for child in list(module.modules()):
+        if parametrize.is_parametrized(child):
+            names = list(child.parametrizations)
+            values = {name: getattr(child, name).detach() for name in names}
+            # Not remove_parametrizations: it changes a class that a copy shares with the original.
+            child.__class__ = parametrize.type_before_parametrizations(child)
+            del child.parametrizations
+            for name, value in values.items():
+                child.register_parameter(name, torch.nn.Parameter(value, False))
+    return module
+
+
+def own_dtype(tensors: Sequence[torch.Tensor]) -> torch.dtype | None:
+    """Dtype of the first floating or complex parameter or buffer."""
+    return next((t.dtype for t in tensors if t.is_floating_point() or t.is_complex()), None)
 
 
 def _tensors(module: torch.nn.Module) -> list[torch.Tensor]:
@@ -129,3 +180,27 @@ def _tensors(module: torch.nn.Module) -> list[torch.Tensor]:
 def _meta(tensor: torch.Tensor) -> torch.Tensor:
     empty = torch.empty_like(tensor, device="meta", requires_grad=False)
     return torch.nn.Parameter(empty, False) if isinstance(tensor, torch.nn.Parameter) else empty
+
+
+def _pack(header: bytes, weights: Sequence[torch.Tensor]) -> list[Buffer]:
+    """Lay out header and weights one after the other: 8 bytes of length, header, weights."""
+    pieces = [np.frombuffer(len(header).to_bytes(8, "little") + header, np.uint8)]
+    pieces += [t.reshape(-1).view(torch.uint8).numpy() for t in weights]
+    laid = []
+    for piece in pieces:
+        laid += [piece, np.zeros(-piece.nbytes % ALIGNED, np.uint8)]
+    return laid
+
+
+def _unpack(raw: Buffer) -> tuple[torch.nn.Module, list[torch.Tensor]]:
+    """Read what `_pack` laid out; the weights share the memory of `raw`."""
+    length = int.from_bytes(raw[:8].tobytes(), "little")
+    skeleton, specs = cloudpickle.loads(raw[8 : 8 + length].data)
+    at = -(-(8 + length) // ALIGNED) * ALIGNED
+    weights = []
+    for dtype, shape in specs:
+        n_bytes = math.prod(shape) * dtype.itemsize
+        flat = torch.from_numpy(raw[at : at + n_bytes])
+        weights.append(flat.view(dtype).reshape(shape))
+        at += -(-n_bytes // ALIGNED) * ALIGNED
+    return skeleton, weights

@@ -1,0 +1,93 @@
+"""Model files that lie at a URL."""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import os
+import warnings
+from pathlib import Path
+from urllib.parse import urlsplit
+from uuid import uuid4
+
+import pooch
+
+from xspinn.errors import ModelError
+
+__all__ = ["download", "is_url"]
+
+_POOCH = {"http", "https", "ftp", "sftp", "doi"}
+
+
+def is_url(origin: str) -> bool:
+    """Tell a URL from a path; one letter before the colon is a Windows drive."""
+    return "://" in origin and len(origin.partition("://")[0]) > 1
+
+
+def download(url: str, sha256: str | None) -> str:
+    """Return the path of a copy of a file, fetched unless this machine has it already.
+
+    `pooch` fetches from http, https, ftp, sftp and doi, and `fsspec` from everything else it knows,
+    such as s3 and gs. Copies are kept in pooch's cache folder for xspinn, by their hash where it is
+    known; the environment variable ``XSPINN_CACHE`` names another.
+
+    Parameters
+    ----------
+    url : str
+    sha256 : str or None
+        What the file's sha256 must be.
+
+    Raises
+    ------
+    ModelError
+        If it cannot be fetched, or its hash is another.
+    """
+    folder = Path(os.environ.get("XSPINN_CACHE") or pooch.os_cache("xspinn")) / "models"
+    name = Path(urlsplit(url).path).name or "model"
+    wanted = None if sha256 is None else sha256.lower().removeprefix("sha256:")
+    # Without a hash nobody knows whether the file behind a URL is still the same: fetch it again.
+    target = folder / f"{(wanted or uuid4().hex)[:32]}-{name}"
+    try:
+        if urlsplit(url).scheme in _POOCH:
+            _with_pooch(url, wanted, target)
+        elif not target.exists():
+            _with_fsspec(url, target)
+        if wanted is None:
+            with target.open("rb") as file:
+                found = hashlib.file_digest(file, "sha256").hexdigest()
+            target = target.replace(folder / f"{found[:32]}-{name}")
+    except Exception as error:
+        raise ModelError(
+            f"the model at {url} cannot be fetched: {type(error).__name__}: {error}. Check the "
+            "address, and that this machine may reach it; or fetch the file yourself and give its "
+            "path."
+        ) from error
+    return str(target)
+
+
+def _with_pooch(url: str, sha256: str | None, target: Path) -> None:
+    logger = pooch.get_logger()
+    level = logger.level
+    logger.setLevel(logging.WARNING)
+    try:
+        pooch.retrieve(
+            url,
+            known_hash=None if sha256 is None else f"sha256:{sha256}",
+            fname=target.name,
+            path=target.parent,
+        )
+    finally:
+        logger.setLevel(level)
+
+
+def _with_fsspec(url: str, target: Path) -> None:
+    import fsspec
+
+    target.parent.mkdir(parents=True, exist_ok=True)
+    part = target.with_name(f"{target.name}.{os.getpid()}.part")
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)  # of the file systems themselves
+        with fsspec.open(url, "rb") as source, part.open("wb") as sink:
+            while piece := source.read(2**24):
+                sink.write(piece)
+    part.replace(target)
