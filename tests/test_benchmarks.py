@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 
 import pytest
-from benchmarks import counts, graphs, imports, memory, ratio
+from benchmarks import counts, delivery, graphs, imports, memory, ratio
 
 SIZES = {
     2: {"size": 96, "chunk": 32, "patch": 16, "overlap": 4, "blocks": 24},
@@ -62,6 +62,14 @@ def test_graphs_are_built(params):
     job.time_optimise(*params)
     assert 27 <= job.n_tasks <= raw
     job.teardown(*params)
+
+
+def test_models_are_delivered_once():
+    job = started(delivery.Delivery, (), n_weights=2_500_000)
+    assert job.track_graph_bytes_for_weights() < 1000
+    assert job.track_builds() == 2
+    assert 1 < job.track_bytes_between_workers() < 1.1
+    assert job.image.shape == (128, 128)
 
 
 def test_import_is_light():

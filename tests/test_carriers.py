@@ -7,18 +7,20 @@ import signal
 import subprocess
 import sys
 import time
+import weakref
 from pathlib import Path
 
 import numpy as np
 import psutil
 import pytest
 import xarray as xr
-from distributed import Client, LocalCluster
+from distributed import Client, LocalCluster, fire_and_forget
 from distributed.protocol import pickle as distributed_pickle
 from networks import Counting
 
 from xspinn import as_model
 from xspinn.carriers import Shared
+from xspinn.errors import ModelError
 
 TESTS = str(Path(__file__).parent)
 PATCH = {"y": 16, "x": 16}
@@ -168,6 +170,40 @@ def test_models_that_another_client_uses_stay(image, log):
         assert not log.exists()
 
 
+def test_what_was_fired_and_forgotten_runs_on(image, log, tmp_path):
+    """Its model stays while it runs, though the client that brought it has left."""
+    with cluster() as made, Client(made) as other:
+        client = Client(made)
+        lazy = lazily(image, log, bulk=BULK, pause=0.05)
+        stored = lazy.to_dataset(name="a").to_zarr(tmp_path / "out.zarr", compute=False)
+        (future,) = client.compute([stored])
+        wait_for(lambda: log.exists() and len(built(log)) == 2)
+        fire_and_forget(future)
+        del future
+        client.close()
+        wait_for(lambda: not other.run_on_scheduler(unfinished))
+        check(xr.open_zarr(tmp_path / "out.zarr")["a"].compute(scheduler="threads"), image)
+        assert len(built(log)) == 2
+
+
+def unfinished(dask_scheduler):
+    return len(dask_scheduler.tasks)
+
+
+def test_memory_of_the_client_is_free_when_it_is_closed(image, log):
+    from xspinn.carriers import cluster as carrier
+
+    with cluster() as made:
+        with Client(made):
+            handle = as_model(Counting(str(log), bulk=BULK))
+            pickle.dumps(Shared(handle))
+            content = weakref.ref(handle.content)
+            del handle
+            assert content() is not None
+        carrier.watch()
+        assert content() is None
+
+
 def test_workers_in_threads_share_the_clients_memory(image, log):
     with cluster(processes=False) as made, Client(made) as client:
         check(lazily(image, log, bulk=BULK).compute(), image)
@@ -249,7 +285,8 @@ def test_500_megabytes_neither_swell_the_graph_nor_stop_the_scheduler(tmp_path, 
             lazy = lazily(image, log, bulk=125_000_000)
             client.run_on_scheduler(watch)
             wire, before = psutil.net_io_counters().bytes_sent, sent(client)
-            large = graph_bytes(client, lambda: check(lazy.compute(), image))
+            results = []
+            large = graph_bytes(client, lambda: results.append(lazy.compute()))
             longest = client.run_on_scheduler(longest_pause)
             wire = psutil.net_io_counters().bytes_sent - wire
             print(  # noqa: T201 - figures, for pytest -s
@@ -259,6 +296,7 @@ def test_500_megabytes_neither_swell_the_graph_nor_stop_the_scheduler(tmp_path, 
             assert large - small < 100_000
             assert longest < 0.1
             assert len(built(log)) == len(set(built(log))) == 2
+            check(results[0], image)
             assert 500e6 < sent(client) - before < 505e6
             # From the client to the scheduler, to one worker, to the other.
             assert wire < 3 * 500e6 + 50e6
@@ -341,7 +379,8 @@ def test_pickled_for_a_task_a_model_is_small_and_by_itself_whole(log):
 
 @pytest.mark.slow
 @pytest.mark.filterwarnings("ignore")  # of Ray about itself
-def test_ray(image, log):
+def test_ray(image, log, monkeypatch):
+    monkeypatch.setenv("RAY_AUTH_MODE", "disabled")  # or it writes a token to the home folder
     import ray
     from ray.util.dask import ray_dask_get
 
@@ -368,3 +407,24 @@ def test_threads_build_once(image, log):
     lazy = lazily(image, log)
     check(lazy.compute(scheduler="threads", num_workers=8), image)
     assert built(log) == [str(os.getpid())]
+
+
+def test_a_client_that_cannot_hand_out_the_bytes_says_so_at_once(client, image, log, monkeypatch):
+    monkeypatch.setattr("xspinn.carriers.cluster._Offer.scatter", broken)
+    with pytest.raises(ModelError, match=r"cannot be built in worker tcp.*scattered: no memory"):
+        lazily(image, log, bulk=BULK).compute()
+
+
+def test_models_of_forgotten_graphs_do_not_pile_up(client, image, log, monkeypatch):
+    """Only the latest are held for graphs that run while nobody holds them."""
+    monkeypatch.setattr("xspinn.carriers.cluster.HELD", 6 * BULK)
+    handles = [as_model(Counting(str(log), bulk=BULK + k)) for k in range(3)]
+    watched = [weakref.ref(handle.content) for handle in handles]
+    for handle in handles:
+        pickle.dumps(Shared(handle))
+    del handle, handles
+    assert [content() is None for content in watched] == [True, True, False]
+
+
+async def broken(self, *args):
+    raise ModelError("no memory left")

@@ -1,5 +1,6 @@
 """Every format keeps one contract, and gives the answers of the module it was made from."""
 
+import importlib
 import os
 import subprocess
 import sys
@@ -11,9 +12,10 @@ import pytest
 import torch
 import xarray as xr
 from networks import trained
-from zoo import HEAVY, LIGHT, SHAPE, keras_file, safetensors
+from zoo import HEAVY, LIGHT, SHAPE, keras_file, keras_object, safetensors
 
 from xspinn import as_model
+from xspinn.errors import ModelError
 from xspinn.testing import check_model
 
 TESTS = str(Path(__file__).parent)
@@ -47,6 +49,23 @@ def test_it_predicts_like_the_module(name, tmp_path):
     np.testing.assert_allclose(got, wanted, atol=1e-5)
 
 
+class Pooled(torch.nn.Module):
+    """Its sizes are halved and doubled, which an exported program guards by expressions."""
+
+    def forward(self, x):
+        half = torch.nn.functional.max_pool2d(x, 2)
+        return torch.nn.functional.interpolate(half, scale_factor=2) + x
+
+
+def test_an_exported_program_of_any_even_size(tmp_path):
+    sizes = {2: 2 * torch.export.Dim("y"), 3: 2 * torch.export.Dim("x")}
+    sizes[0] = torch.export.Dim("batch")
+    program = torch.export.export(Pooled(), (torch.zeros(2, 1, 8, 8),), dynamic_shapes=(sizes,))
+    torch.export.save(program, tmp_path / "pooled.pt2")
+    for shape in ((3, 1, 16, 16), (2, 1, 12, 20)):
+        check_model(tmp_path / "pooled.pt2", shape, like=Pooled())
+
+
 def test_half_precision_weights_stay_half(tmp_path):
     from safetensors.torch import save_file
 
@@ -65,6 +84,145 @@ def test_a_model_may_want_channels_last():
             return network(torch.from_numpy(batch).movedim(-1, 1)).movedim(1, -1).numpy()
 
     check_model(as_model(last, channels_last=True), SHAPE, like=network)
+
+
+class Last(torch.nn.Module):
+    """Wants channels last; its result has another size where they are elsewhere."""
+
+    def __init__(self):
+        super().__init__()
+        self.scale = torch.nn.Parameter(torch.tensor(2.0))
+
+    def forward(self, x):
+        return torch.cat([self.scale * x, x.mean(-1, keepdim=True)], -1)
+
+
+def first(batch):
+    return torch.cat([2 * batch, batch.mean(1, keepdim=True)], 1)
+
+
+@pytest.mark.parametrize("kind", ["module", "weights", "exported"])
+def test_modules_may_want_channels_last(kind, tmp_path):
+    model, options = Last(), {"channels_last": True}
+    if kind == "weights":
+        torch.save(Last().state_dict(), tmp_path / "last.pth")
+        model, options = tmp_path / "last.pth", {**options, "factory": Last}
+    if kind == "exported":
+        model = torch.export.export(
+            Last(), (torch.zeros(2, 8, 8, 2),), dynamic_shapes=({0: torch.export.Dim("b")},)
+        )
+    check_model(as_model(model, **options), (3, 2, 8, 8), like=first)
+
+
+class WithBuffer(torch.nn.Module):
+    """A buffer that is in no state dict."""
+
+    def __init__(self):
+        super().__init__()
+        self.conv = torch.nn.Conv2d(1, 1, 1)
+        self.register_buffer("ramp", torch.linspace(0, 1, 8), persistent=False)
+
+    def forward(self, x):
+        return self.conv(x * self.ramp)
+
+
+def test_buffers_follow_the_dtype_of_half_precision_weights(tmp_path):
+    module = WithBuffer().half()
+    torch.save(module.state_dict(), tmp_path / "half.pth")
+    handle = as_model(tmp_path / "half.pth", factory=WithBuffer)
+    check_model(handle, (3, 1, 8, 8), like=lambda batch: module(batch.half()))
+
+
+@pytest.mark.parametrize("prefix", ["module.", "_orig_mod.", "model."])
+def test_names_that_a_wrapper_gave_fit(prefix, tmp_path):
+    state = {prefix + name: value for name, value in trained().state_dict().items()}
+    torch.save({"state_dict": state}, tmp_path / "wrapped.ckpt")
+    check_model(
+        as_model(tmp_path / "wrapped.ckpt", factory="networks:Facies"), SHAPE, like=trained()
+    )
+
+
+def test_safetensors_are_known_by_what_they_hold(tmp_path):
+    path = safetensors(tmp_path).rename(tmp_path / "blob")
+    handle = as_model(path, format="state_dict", factory="networks:Facies")
+    check_model(handle, SHAPE, like=trained())
+
+
+class Bright(torch.nn.Module):
+    def forward(self, x):
+        return 2 * x.float()
+
+
+def test_a_model_of_integers_gets_whole_integers():
+    """Floats would be cut off, and larger integers would wrap."""
+    example = torch.zeros((2, 1, 16, 16), dtype=torch.uint8)
+    program = torch.export.export(Bright(), (example,))
+    check_model(program, SHAPE, like=Bright())
+    image = xr.DataArray(np.full((16, 16), 200, "uint8"), dims=("y", "x"))
+    options = {"patch": {"y": 16, "x": 16}}
+    assert image.spinn.predict(program, **options).max() == 400
+    for dtype in ("float32", "int16"):
+        with pytest.raises(ModelError, match=rf"array is {dtype}, .*takes uint8.*astype\('uint8'"):
+            image.astype(dtype).spinn.predict(program, **options)
+
+
+def test_a_factory_whose_code_changes_is_another_model(tmp_path, monkeypatch):
+    """The loop of a notebook: edit, reload, predict again."""
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.setattr(sys, "dont_write_bytecode", True)
+    code = "import torch\nclass Net(torch.nn.Conv2d):\n    def __init__(self):\n"
+    code += "        super().__init__(1, 1, 1)\n    def forward(self, x): return {} * x\n"
+    torch.save(torch.nn.Conv2d(1, 1, 1).state_dict(), tmp_path / "w.pth")
+    image = xr.DataArray(np.ones((4, 4), "float32"), dims=("y", "x"))
+    found = []
+    for times in (1, 100):
+        (tmp_path / "edited.py").write_text(code.format(times))
+        if "edited" in sys.modules:
+            importlib.reload(sys.modules["edited"])
+        model = as_model(tmp_path / "w.pth", factory="edited:Net")
+        found.append(float(image.spinn.predict(model, patch={"y": 4, "x": 4}).max()))
+    assert found == [1, 100]
+
+
+@quiet
+@pytest.mark.slow
+def test_layouts_of_keras_are_told_apart():
+    model = keras_object()
+    keys = [as_model(model, channels_last=last).key for last in (None, True, False)]
+    assert keys[0] == keys[1] != keys[2]
+
+
+@quiet
+@pytest.mark.slow
+def test_onnx_values_in_other_files(tmp_path):
+    """In an initializer or in the attribute of a node, beside the file or not loaded at all."""
+    import onnx
+    from onnx import TensorProto, helper
+
+    value = helper.make_tensor("k", TensorProto.FLOAT, [1], np.float32([3]).tobytes(), raw=True)
+    nodes = [
+        helper.make_node("Constant", [], ["k"], value=value),
+        helper.make_node("Mul", ["x", "k"], ["y"]),
+    ]
+    sizes = ["batch", 1, "h", "w"]
+    ports = [helper.make_tensor_value_info(name, TensorProto.FLOAT, sizes) for name in "xy"]
+    graph = helper.make_graph(nodes, "triple", ports[:1], ports[1:])
+    made = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=9)
+    path = tmp_path / "triple.onnx"
+    onnx.save(
+        made, path, save_as_external_data=True, convert_attribute=True, size_threshold=0,
+        location="k.bin",
+    )  # fmt: skip
+    key = as_model(path).key
+    check_model(path, (3, 1, 8, 8), like=lambda batch: 3 * batch)
+    with pytest.raises(ModelError, match="in another file, which was not loaded"):
+        as_model(onnx.load(path, load_external_data=False))
+    raw = np.fromfile(tmp_path / "k.bin", "float32")
+    (raw * 2).tofile(tmp_path / "k.bin")
+    assert as_model(path).key != key
+    (tmp_path / "k.bin").unlink()
+    with pytest.raises(ModelError, match="in files beside it cannot be read"):
+        as_model(path)
 
 
 def test_channels_last_is_part_of_what_a_model_is(tmp_path):
@@ -86,6 +244,7 @@ def test_keras_on_tensorflow(tmp_path):
         sys.path.insert(0, {TESTS!r})
         from networks import trained
         from xspinn import as_model
+from xspinn.errors import ModelError
         from xspinn.testing import check_model
         handle = as_model({str(path)!r})
         assert handle.backend == "tensorflow"

@@ -95,6 +95,24 @@ def test_no_such_file_and_no_such_format(tmp_path):
         as_model(path, format="caffe")
 
 
+def test_what_is_no_model_by_a_long_way(tmp_path):
+    with pytest.raises(ModelError, match="is a folder: give the file in it"):
+        as_model(tmp_path)
+    with pytest.raises(ModelError, match=r"Facies is a class: give a module, Facies\(...\)"):
+        as_model(Facies)
+    for name in ("onnx", "keras", "torchscript", "state_dict"):
+        with pytest.raises(ModelError, match=f"Facies that was given is no model of .*'{name}'"):
+            as_model(trained(), format=name)
+    with pytest.raises(ModelError, match="type 'int' is not known"):
+        as_model(3)
+
+
+def test_the_home_folder(tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    zoo.safetensors(tmp_path)
+    assert as_model("~/facies.safetensors", factory=Facies).content.origin.startswith(str(tmp_path))
+
+
 def test_the_wrong_hash(tmp_path):
     path = zoo.safetensors(tmp_path)
     held = sha256(path.read_bytes()).hexdigest()
@@ -168,6 +186,46 @@ def test_an_exported_program_whose_weights_want_to_run_code(tmp_path, loot, kind
     replace(path, config, json.dumps(text).encode())
     replace(path, f"data/{folder}/{name}", held.getvalue())
     with pytest.raises(ModelError, match=r"thief', which runs code .*allow_pickle=True"):
+        as_model(path)
+    assert not loot.exists()
+
+
+@pytest.mark.parametrize(
+    "how",
+    ["guards_code", "expr_str", "target", "name", "range_constraints"],
+)
+def test_an_exported_program_whose_words_want_to_run_code(tmp_path, loot, how):
+    """Torch evaluates, runs and imports much of what the description of a program says."""
+    import json
+
+    path = zoo.pt2(tmp_path)
+    text = json.loads(read(path, "models/model.json"))
+    evil = f"__import__('os').system('touch {loot}')"
+    graph = text["graph_module"]["graph"]
+    if how == "guards_code":
+        text["guards_code"] = [f"{evil} == 0"]
+    elif how == "expr_str":
+        graph["tensor_values"]["x"]["sizes"][0]["as_expr"]["expr_str"] = evil
+    elif how == "target":
+        graph["nodes"][0]["target"] = "torch.os.system"
+    elif how == "name":
+        graph["nodes"][0]["name"] = f"x; {evil}"
+    else:
+        text["range_constraints"][evil] = {"min_val": 0, "max_val": None}
+    replace(path, "models/model.json", json.dumps(text).encode())
+    with pytest.raises(ModelError, match=r"model.json: .*which runs code .*allow_pickle=True"):
+        as_model(path)
+    assert not loot.exists()
+
+
+def test_an_archive_that_torch_reads_differently(tmp_path, loot):
+    """Its zip reader takes names of another case for the same."""
+    path = zoo.pt2(tmp_path)
+    held = io.BytesIO()
+    torch.save(Thief(loot), held)
+    with zipfile.ZipFile(path, "a") as archive:
+        archive.writestr("facies/data/sample_inputs/MODEL.PT", held.getvalue())
+    with pytest.raises(ModelError, match="names a member twice"):
         as_model(path)
     assert not loot.exists()
 
@@ -410,6 +468,33 @@ def test_a_url_of_another_file_system(image, monkeypatch, tmp_path):
     assert model.key == as_model(tmp_path / "facies.pt2").key
     with pytest.raises(ModelError, match=r"has sha256 .*, but 0000"):
         as_model("memory://models/facies.pt2", sha256="0" * 64)
+
+
+def test_a_bad_copy_does_not_stick(monkeypatch, tmp_path):
+    import fsspec
+
+    monkeypatch.setenv("XSPINN_CACHE", str(tmp_path / "cache"))
+    raw = zoo.pt2(tmp_path).read_bytes()
+    held = sha256(raw).hexdigest()
+    for content in (raw[:100], raw):
+        with fsspec.open("memory://models/later.pt2", "wb") as file:
+            file.write(content)
+        if content is raw:
+            as_model("memory://models/later.pt2", sha256=held)
+        else:
+            with pytest.raises(ModelError, match="has sha256"):
+                as_model("memory://models/later.pt2", sha256=held)
+
+
+def test_secrets_in_urls_are_not_shown(server):
+    _, address, _ = server
+    with pytest.raises(ModelError) as caught:
+        as_model(f"{address}/none.pt2?signature=secret")
+    assert "secret" not in str(caught.value)
+
+
+def test_dois_are_urls():
+    assert remote.is_url("doi:10.5281/zenodo.4924875/model.pt2")
 
 
 def test_windows_drives_are_no_urls():

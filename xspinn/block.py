@@ -22,7 +22,8 @@ from xspinn.cache import built_model
 from xspinn.devices import call_gate, pick_device
 from xspinn.errors import ModelError, SpinnWarning
 from xspinn.job import Job
-from xspinn.models.base import Model, flatten
+from xspinn.models.base import Model
+from xspinn.models.results import flatten
 from xspinn.plan import Plan
 from xspinn.sums import Item, Sums
 

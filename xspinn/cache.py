@@ -6,11 +6,10 @@ import contextlib
 import threading
 from typing import NamedTuple
 
-import psutil
 import torch
-from zict import LRU
 
 from xspinn.carriers import short
+from xspinn.memory import Latest, host_memory
 from xspinn.models.base import Built, Model
 from xspinn.models.content import no_memory_of
 from xspinn.options import get_options
@@ -24,7 +23,7 @@ class _Kept(NamedTuple):
     content: str
 
 
-_built: dict[str, LRU[str, _Kept]] = {}
+_built: dict[str, Latest[str, _Kept]] = {}
 """For every device its built models, by key."""
 
 _locks: dict[tuple[str, str], threading.Lock] = {}
@@ -46,19 +45,10 @@ def built_model(model: Model, device: torch.device) -> Built:
         ready = model.load(device)
         with _lock:
             _builds += 1
-            _keep(place, model, ready, device)
+            if place not in _built:
+                _built[place] = Latest(lambda: _budget(device), lambda kept: kept.n_bytes)
+            _built[place][model.key] = _Kept(ready, model.n_bytes, model.content.key)
         return ready
-
-
-def _keep(place: str, model: Model, ready: Built, device: torch.device) -> None:
-    """Keep a built model; the least recently used leave where all need more than the budget."""
-    kept = _built.get(place)
-    if kept is None:
-        kept = _built[place] = LRU(0, {}, weight=lambda _, held: held.n_bytes)
-    kept.n = _budget(device)
-    kept.set_noevict(model.key, _Kept(ready, model.n_bytes, model.content.key))
-    while kept.total_weight > kept.n and len(kept) > 1:  # the one in use stays, however large
-        kept.evict(next(iter(kept.order)))
 
 
 def _budget(device: torch.device) -> int:
@@ -68,7 +58,7 @@ def _budget(device: torch.device) -> int:
         return asked
     if device.type == "cuda":
         return int(torch.cuda.get_device_properties(device).total_memory // 2)
-    return psutil.virtual_memory().total // 4
+    return host_memory() // 4
 
 
 def builds() -> int:

@@ -14,7 +14,8 @@ from xspinn.activations import Activation, activate
 from xspinn.cache import built_model
 from xspinn.devices import call_gate, pick_device
 from xspinn.errors import ModelError
-from xspinn.models.base import Model, flatten
+from xspinn.models.base import Model
+from xspinn.models.results import flatten
 from xspinn.outputs import Answer
 
 __all__ = ["inspect_model"]
@@ -81,7 +82,7 @@ class _Question:
         """Return what the model returns for a patch that is so many times as large."""
         dtype = torch.from_numpy(np.empty(0, self.feed)).dtype
         with contextlib.suppress(Exception):  # what meta tensors cannot do, zeros will tell
-            return self._applied(self.model.sketch(self.shape(times), dtype))
+            return self._applied(self.model.outline(self.shape(times), dtype))
         where = self.model.device(pick_device(self.device))
         try:
             ready = built_model(self.model, where)

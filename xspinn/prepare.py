@@ -144,7 +144,7 @@ def prepare(
         outputs=outputs,
         combine=rule.name,
         activation=named,
-        batch=int(batch or default_batch(widths, channels, get_options()["batch_voxels"])),
+        batch=int(batch or _batch(handle, widths, channels)),
     )
     coords = {
         dim: np.asarray(obj[dim].values)
@@ -153,6 +153,13 @@ def prepare(
     }
     job = Job(made, device, applied, coords, get_options()["check_nan"])
     return Run(data.template, job, handle, data.source())
+
+
+def _batch(model: Model, widths: Mapping[str, int], channels: int) -> int:
+    """Choose how many patches are run at once; for a model of one batch size, a multiple of it."""
+    size = default_batch(widths, channels, get_options()["batch_voxels"])
+    fixed = (model.shape or (None,))[0] or 1
+    return max(fixed, size // fixed * fixed)
 
 
 def _taken(data: _Input) -> list[str]:

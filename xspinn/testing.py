@@ -21,7 +21,7 @@ import xarray as xr
 from xspinn.carriers import Shared
 from xspinn.errors import ModelError
 from xspinn.models import Model, as_model
-from xspinn.models.base import flatten
+from xspinn.models.results import flatten
 
 __all__ = ["check_model"]
 
@@ -88,8 +88,9 @@ def check_model(
     handle = as_model(model)
     _require(as_model(model).key == handle.key, handle, "its hash is another the second time")
     fitted = handle.fitted((1, *shape[1:]))
-    feed = fitted.feed_dtype(np.dtype("float32"))
-    batch = torch.from_numpy(np.random.default_rng(0).random(tuple(shape)).astype(feed))
+    feed = _feed(fitted)
+    values = np.random.default_rng(0).random(tuple(shape)) * (1 if feed.kind in "fc" else 100)
+    batch = torch.from_numpy(values.astype(feed))
     where = fitted.device(torch.device(device))
     check = _Checks(fitted, batch.to(where), where, tolerance)
     check.answers(like)
@@ -213,7 +214,9 @@ class _Checks:
     def image(self, channels: int) -> xr.DataArray:
         """Return an array of two patches along each core dim."""
         core = [2 * n for n in self.batch.shape[2:]]
-        values = np.random.default_rng(1).random((channels, *core)).astype("float32")
+        kind = self.batch.cpu().numpy().dtype
+        scale = 1 if kind.kind == "f" else 100
+        values = (scale * np.random.default_rng(1).random((channels, *core))).astype(kind)
         return xr.DataArray(values, dims=("channel", *(f"dim_{k}" for k in range(len(core)))))
 
     def same(self, got: Answer, wanted: Answer, what: str) -> None:
@@ -230,13 +233,25 @@ class _Checks:
         _require(holds, self.model, what)
 
 
+def _feed(model: Model) -> np.dtype[Any]:
+    """Return a dtype that the model takes; some take integers only."""
+    for name in ("float32", "uint8", "bool"):
+        with contextlib.suppress(ModelError):
+            return model.feed_dtype(np.dtype(name))
+    raise AssertionError(f"{model}: it takes neither floats nor integers.")
+
+
 def _require(holds: bool, model: Model, what: str) -> None:
     if not holds:
         raise AssertionError(f"{model}: {what}.")
 
 
 def _values(result: Any) -> Answer:
-    return {name: tensor.float().numpy(force=True).copy() for name, tensor in flatten(result)}
+    tensors = dict(flatten(result))
+    for name, tensor in tensors.items():
+        if tensor.dtype == torch.bfloat16:  # numpy has none
+            tensors[name] = tensor.float()
+    return {name: tensor.numpy(force=True).copy() for name, tensor in tensors.items()}
 
 
 def _state(model: Any) -> Any:

@@ -55,13 +55,13 @@ class Shared:
     def __init__(self, model: Model) -> None:
         self._model: Model | None = model
         self._raw: bytes | None = None
-        self._kept: Any = None
+        self.kept: dict[str, Any] = {}
 
     @classmethod
-    def arrived(cls, raw: bytes, kept: Any = None) -> Shared:
+    def arrived(cls, raw: bytes, kept: dict[str, Any] | None = None) -> Shared:
         """Return what was pickled elsewhere, and hold on to something as long as it lives."""
         shared = object.__new__(cls)
-        shared._model, shared._raw, shared._kept = None, raw, kept
+        shared._model, shared._raw, shared.kept = None, raw, kept or {}
         return shared
 
     @property
@@ -73,6 +73,11 @@ class Shared:
             assert self._raw is not None
             self._model = cloudpickle.loads(self._raw)
         return self._model
+
+    @property
+    def is_here(self) -> bool:
+        """Whether this process has the model itself, and was not sent its address."""
+        return self._raw is None
 
     def carried_by(self, carrier: Callable[[Any], Any]) -> bytes:
         """Return the model's pickle, its bytes left to a carrier."""
@@ -98,7 +103,7 @@ class Shared:
 
 def _carrier(shared: Shared) -> Callable[[Any], Any]:
     """Return what carries the bytes when the standard pickle is asked for."""
-    if shared._raw is None and "distributed" in sys.modules:
+    if shared.is_here and "distributed" in sys.modules:
         from xspinn.carriers import cluster
 
         cluster.watch()

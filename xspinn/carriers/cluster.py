@@ -26,6 +26,7 @@ from distributed.utils_comm import gather_from_workers
 
 from xspinn.carriers import LENGTH, TASK
 from xspinn.errors import ModelError
+from xspinn.memory import Latest
 
 if TYPE_CHECKING:
     from xspinn.models.content import Buffer, Content
@@ -38,7 +39,7 @@ SHARD = 16 * 2**20
 OFFERED = 60.0
 """Seconds for which shards stay on workers after the last was asked for."""
 
-PATIENCE = 300.0
+PATIENCE = 120.0
 """Seconds without a new shard after which a worker gives up."""
 
 FIRST_PAUSE, LAST_PAUSE, ASK_AGAIN = 0.02, 0.5, 5.0
@@ -64,10 +65,14 @@ def carrier(clients: Sequence[Client]) -> Callable[[Content], Scattered]:
     """Return what offers a model's bytes to the clusters of some clients."""
 
     def carry(content: Content) -> Scattered:
+        _latest[content.key] = content
         for client in clients:
             offers = _offers.setdefault(client, {})
-            if content.key not in offers:
+            offer = offers.get(content.key)
+            if offer is None:
                 offers[content.key] = _Offer(client, content)
+            else:
+                offer.content = weakref.ref(content)
         return Scattered(content.key, content.n_bytes)
 
     return carry
@@ -81,7 +86,8 @@ class _Offer:
 
     def __init__(self, client: Client, content: Content) -> None:
         self.client = weakref.ref(client)
-        self.content = content
+        self.content = weakref.ref(content)
+        self.key = content.key
         self.lock = asyncio.Lock()
         self.held: list[Future[Any]] = []
         self.asked = 0.0
@@ -96,24 +102,33 @@ class _Offer:
 
     async def supply(self, worker: str) -> None:
         """Scatter to a worker what no worker has."""
-        client = self.client()
+        client, content = self.client(), self.content()
         if client is None:
             return
-        self.asked = time.monotonic()
-        async with self.lock:
-            names = _names(self.content.key, self.content.n_bytes)
-            raw: Buffer | None = None
-            for at, name in enumerate(names):
-                who: Any = await _scheduler(client).who_has(keys=[name])
-                if who.get(name):
-                    continue
-                if raw is None:
-                    raw = await asyncio.to_thread(self.content.open)
-                shard = raw[at * SHARD : (at + 1) * SHARD]
-                with contextlib.suppress(TimeoutError, KeyError, OSError):  # the worker is gone
-                    placed = await client.scatter({name: shard}, workers=[worker], hash=False)
-                    self.held += placed.values()
-        asyncio.get_running_loop().call_later(OFFERED, self.retire)
+        try:
+            if content is None:
+                raise ModelError("the client that offered them has let go of them since")
+            self.asked = time.monotonic()
+            async with self.lock:
+                await self.scatter(client, content, worker)
+            asyncio.get_running_loop().call_later(OFFERED, self.retire)
+        except (TimeoutError, KeyError, OSError):
+            pass  # the worker is gone
+        except Exception as error:  # noqa: BLE001 - the worker waits, and must be told
+            await client.run(_refuse, self.key, str(error), workers=[worker], on_error="ignore")
+
+    async def scatter(self, client: Client, content: Content, worker: str) -> None:
+        """Scatter shard after shard, so that others may take the first before the last is here."""
+        raw: Buffer | None = None
+        for at, name in enumerate(_names(content.key, content.n_bytes)):
+            who: Any = await _scheduler(client).who_has(keys=[name])
+            if who.get(name):
+                continue
+            if raw is None:
+                raw = await asyncio.to_thread(content.open)
+            shard = raw[at * SHARD : (at + 1) * SHARD]
+            placed = await client.scatter({name: shard}, workers=[worker], hash=False)
+            self.held += placed.values()
 
     def retire(self) -> None:
         """Free the workers' memory of shards that nobody asked for lately; each has its whole."""
@@ -122,6 +137,11 @@ class _Offer:
 
 
 _offers: weakref.WeakKeyDictionary[Client, dict[str, _Offer]] = weakref.WeakKeyDictionary()
+
+HELD = 2**30
+
+_latest: Latest[str, Content] = Latest(lambda: HELD, lambda content: content.n_held)
+"""Holds what was offered last, for graphs that run while nobody here holds them any more."""
 
 
 def _topic(key: str) -> str:
@@ -157,6 +177,7 @@ class Scattered:
 
 async def _gather(worker: Worker, wanted: Scattered) -> Buffer:
     """Put shards together as they become available, and ask for them while there are none."""
+    _refused.pop(wanted.key, None)
     whole = np.empty(wanted.n_bytes, np.uint8)
     missing = dict(enumerate(_names(wanted.key, wanted.n_bytes)))
     came, asked, pause = time.monotonic(), -np.inf, FIRST_PAUSE
@@ -170,6 +191,8 @@ async def _gather(worker: Worker, wanted: Scattered) -> Buffer:
                 del missing[at]
                 came, pause = time.monotonic(), FIRST_PAUSE
                 continue
+        if wanted.key in _refused:
+            raise ModelError(_refused.pop(wanted.key))
         now = time.monotonic()
         if now - came > PATIENCE:
             raise ModelError(
@@ -182,6 +205,14 @@ async def _gather(worker: Worker, wanted: Scattered) -> Buffer:
         await asyncio.sleep(pause)
         pause = min(2 * pause, LAST_PAUSE)
     return whole
+
+
+_refused: dict[str, str] = {}
+"""Why a client did not hand out what this worker asked for."""
+
+
+def _refuse(key: str, why: str) -> None:
+    _refused[key] = why
 
 
 async def _take(worker: Worker, name: str, holders: Sequence[str], place: Buffer) -> bool:
@@ -219,8 +250,14 @@ class Leases(SchedulerPlugin):
             self.leases.setdefault(client, set()).update(used)
 
     def remove_client(self, scheduler: Any, client: str) -> None:
-        """Let workers forget the models that no other client uses."""
-        gone = self.leases.pop(client, set()).difference(*self.leases.values())
+        """Let workers forget the models that nobody uses any more."""
+        mine = self.leases.pop(client, set())
+        # What was fired and forgotten runs on; it is looked at again when another client leaves.
+        mine |= self.leases.pop("", set())
+        alone = {task for task in mine if task in scheduler.tasks}
+        gone = mine.difference(alone, *self.leases.values())
+        if alone:
+            self.leases[""] = alone
         if gone and scheduler.status.name == "running":
             call = {"function": dumps(_let_go), "args": dumps((sorted(gone),)), "op": "run"}
             scheduler._ongoing_background_tasks.call_soon(scheduler.broadcast, msg=call)
@@ -238,6 +275,10 @@ _watched: weakref.WeakSet[Client] = weakref.WeakSet()
 
 def watch() -> None:
     """Let the schedulers of this process's clients note from now on who uses which model."""
+    for client in [client for client in _offers if client.status != "running"]:
+        del _offers[client]
+    if not _offers:  # whoever was to run these graphs is gone
+        _latest.clear()
     for client in clients():
         if client not in _watched:
             _watched.add(client)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+import weakref
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -15,8 +16,16 @@ if TYPE_CHECKING:
 
 __all__ = ["Stored", "use_ray"]
 
-_references: dict[str, Any] = {}
-"""Where in the store the bytes are, by key; Ray must see its references to keep what they name."""
+
+class Reference:
+    """Where in the store bytes are; Ray keeps them as long as it sees its own reference."""
+
+    def __init__(self, reference: Any) -> None:
+        self.reference = reference
+
+
+_references: weakref.WeakValueDictionary[str, Reference] = weakref.WeakValueDictionary()
+"""References by key, as long as a graph or a task holds them."""
 
 
 @dataclass(frozen=True)
@@ -29,7 +38,7 @@ class Stored:
         """Copy the bytes out of the store, whose own memory cannot be written to."""
         import ray
 
-        return np.array(ray.get(_references[self.key]))
+        return np.array(ray.get(_references[self.key].reference))
 
 
 _job: list[Any] = []
@@ -51,26 +60,27 @@ def use_ray() -> None:
 
 def _leave(shared: Shared) -> tuple[bytes, dict[str, Any]]:
     """Put a model's bytes into the store, and return its pickle and where they are."""
-    if shared._kept is not None:  # it arrived here and goes on
-        return shared.carried_by(_refuse), shared._kept
-    carried: dict[str, Any] = {}
+    held: dict[str, Reference] = {}
 
     def carry(content: Content) -> Stored:
         import ray
 
-        if content.key not in _references:
-            _references[content.key] = ray.put(content.open())
-        carried[content.key] = _references[content.key]
+        found = _references.get(content.key)
+        if found is None:
+            found = _references[content.key] = Reference(ray.put(content.open()))
+        held[content.key] = found
         return Stored(content.key)
 
-    return shared.carried_by(carry), carried
+    raw = shared.carried_by(carry)
+    if shared.is_here:
+        shared.kept = held
+    return raw, {key: reference.reference for key, reference in shared.kept.items()}
 
 
 def _take(state: tuple[bytes, dict[str, Any]]) -> Shared:
     raw, references = state
-    _references.update(references)
-    return Shared.arrived(raw, references)
-
-
-def _refuse(content: Content) -> None:
-    raise AssertionError(f"{content} has a carrier already")
+    held = {}
+    for key, reference in references.items():
+        held[key] = _references.get(key) or Reference(reference)
+        _references[key] = held[key]
+    return Shared.arrived(raw, held)

@@ -6,9 +6,11 @@ import os
 from collections.abc import Callable
 from typing import Any
 
+import torch
+
 from xspinn.errors import ModelError
 from xspinn.models.base import Model, Options
-from xspinn.models.content import Content
+from xspinn.models.content import Content, here
 from xspinn.models.formats import format_of_file, formats, get_format
 
 __all__ = ["Model", "Options", "as_model"]
@@ -88,14 +90,18 @@ def as_model(
         return model
     options = Options(factory, channels_last, allow_pickle)
     if isinstance(model, str | os.PathLike):
-        origin = os.fspath(model)
-        content = Content.of_file(origin, sha256)
+        content = Content.of_file(os.fspath(model), sha256)
         kind = get_format(format) if format else format_of_file(content)
         _check(given, kind)
-        return kind.read(content, options)
+        return _made(lambda: kind.read(content, options), kind, os.fspath(model))
     _refuse({"sha256": sha256}, "only files have one")
+    what = f"the {type(model).__name__} that was given"
+    if isinstance(model, type) and issubclass(model, torch.nn.Module):
+        raise ModelError(f"{model.__name__} is a class: give a module, {model.__name__}(...).")
     if format is not None:
         kind = get_format(format)
+        if not kind.converts(model):
+            raise ModelError(f"{what} is no model of format {format!r}.")
     else:
         kind = next((kind for kind in formats().values() if kind.accepts(model)), Model)
         if kind is Model:
@@ -105,7 +111,21 @@ def as_model(
                 "channel, *core dims)."
             )
     _check(given, kind)
-    return kind.of(model, options)
+    return _made(lambda: kind.of(model, options), kind, what)
+
+
+def _made(make: Callable[[], Model], kind: type[Model], what: str) -> Model:
+    """Make a handle, and say of what, if it fails in a way that the format did not expect."""
+    try:
+        return make()
+    except ModelError:
+        raise
+    except Exception as error:
+        raise ModelError(
+            f"{what} cannot be loaded as a model ({kind.__name__}) in {here()}: "
+            f"{type(error).__name__}: {error}. If it is a file, it may be cut off or of another "
+            "format."
+        ) from error
 
 
 def _check(given: dict[str, Any], kind: type[Model]) -> None:

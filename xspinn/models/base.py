@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, ClassVar, TypeAlias
 
@@ -12,8 +12,9 @@ import torch
 
 from xspinn.errors import ModelError
 from xspinn.models.content import Content, here
+from xspinn.models.results import channels_first, channels_last, in_batches
 
-__all__ = ["Built", "Model", "Options", "default_feed", "flatten"]
+__all__ = ["Built", "Model", "Options"]
 
 Built: TypeAlias = Callable[[torch.Tensor], Any]
 """A model that is ready to be called on a batch of patches, on one device."""
@@ -75,6 +76,21 @@ class Model(ABC):
             Whatever a user gave.
         """
         return False
+
+    @classmethod
+    def converts(cls, model: Any) -> bool:
+        """Return whether `of` takes an object, if its format is asked for by name.
+
+        Parameters
+        ----------
+        model : object
+            What a user gave.
+
+        Returns
+        -------
+        bool
+        """
+        return cls.accepts(model)
 
     @classmethod
     def of(cls, model: Any, options: Options) -> Model:
@@ -163,9 +179,9 @@ class Model(ABC):
                 + (str(error) if isinstance(error, ModelError) else _reason(error))
             ) from error
         if self.channels_last:
-            ready = _channels_first(ready)
+            ready = _turned(ready)
         fixed = self.shape
-        return ready if fixed is None or fixed[0] is None else _in_batches(ready, fixed[0])
+        return ready if fixed is None or fixed[0] is None else in_batches(ready, fixed[0])
 
     @abstractmethod
     def feed_dtype(self, dtype: np.dtype[Any]) -> np.dtype[Any]:
@@ -182,17 +198,20 @@ class Model(ABC):
             If the model cannot take it.
         """
 
-    def sketch(self, batch: tuple[int, ...], dtype: torch.dtype) -> Any:
+    def sketch(self, batch: torch.Tensor) -> Any:
         """Return what the model returns for a batch, without values, or raise if it cannot tell.
 
         Parameters
         ----------
-        batch : tuple of int
-            Shape of the batch.
-        dtype : torch.dtype
-            Of the batch.
+        batch : torch.Tensor
+            On torch's meta device, in the order that the model itself wants.
         """
         raise NotImplementedError
+
+    def outline(self, shape: tuple[int, ...], dtype: torch.dtype) -> Any:
+        """Return what `load` would return for a batch of a shape, as `sketch` does."""
+        batch = torch.empty(shape, dtype=dtype, device="meta")
+        return _turned(self.sketch)(batch) if self.channels_last else self.sketch(batch)
 
     def __sizeof__(self) -> int:
         # What distributed goes by when it moves a model, or spills it to disk.
@@ -207,94 +226,5 @@ def _reason(error: Exception) -> str:
     return f"{type(error).__name__}: {error}"
 
 
-def _channels_first(ready: Built) -> Built:
-    """Wrap a model that wants channels last, and turn its results back."""
-
-    def turned(value: Any, rank: int) -> Any:
-        if isinstance(value, Mapping):
-            return {name: turned(item, rank) for name, item in value.items()}
-        if isinstance(value, tuple | list):
-            items = [turned(item, rank) for item in value]
-            return type(value)(*items) if hasattr(value, "_fields") else items
-        return _tensor(value).movedim(-1, 1) if np.ndim(value) == rank else value
-
-    def call(batch: torch.Tensor) -> Any:
-        return turned(ready(batch.movedim(1, -1).contiguous()), batch.ndim)
-
-    return call
-
-
-def _in_batches(ready: Built, size: int) -> Built:
-    """Wrap a model that takes batches of one size only; the last is filled up and cut again."""
-
-    def call(batch: torch.Tensor) -> Any:
-        parts = []
-        for part in torch.split(batch, size):
-            missing = size - len(part)
-            full = torch.cat([part, part[-1:].expand(missing, *part.shape[1:])])
-            parts.append([(name, t[: len(part)]) for name, t in flatten(ready(full))])
-        names = [name for name, _ in parts[0]]
-        whole = [torch.cat([t for _, t in group]) for group in zip(*parts, strict=True)]
-        return whole[0] if names == [None] else dict(zip(names, whole, strict=True))
-
-    return call
-
-
-def default_feed(dtype: np.dtype[Any]) -> np.dtype[Any]:
-    """Return the dtype that a model without a dtype of its own is fed with.
-
-    Floats and complex numbers stay as they are. Bools and integers become the smallest of
-    float32 and float64 that holds them all.
-    """
-    if dtype.kind in "fc":
-        return _torch_dtype(dtype)
-    return np.dtype("float32" if dtype.itemsize <= 2 else "float64")
-
-
-def flatten(result: Any) -> list[tuple[str | None, torch.Tensor]]:
-    """List the tensors that a model returned, with their names; a lone tensor's name is None.
-
-    Raises
-    ------
-    ModelError
-        If it returned anything but a tensor, or a dict or tuple of tensors.
-    """
-    if isinstance(result, Mapping):
-        pairs = [(str(name), value) for name, value in result.items()]
-    elif isinstance(result, tuple | list):
-        names = getattr(result, "_fields", [f"output_{k}" for k in range(len(result))])
-        pairs = list(zip(names, result, strict=True))
-    else:
-        return [(None, _tensor(result))]
-    if not pairs:
-        raise ModelError("the model returned nothing; it must return one tensor at least.")
-    return [(name, _tensor(value)) for name, value in pairs]
-
-
-def _tensor(value: Any) -> torch.Tensor:
-    if isinstance(value, torch.Tensor):
-        return value
-    if isinstance(value, np.ndarray | np.generic) and value.dtype.kind in "fiucb":
-        if isinstance(value, np.ma.MaskedArray) and value.mask.any():
-            if value.dtype.kind not in "fc":
-                raise ModelError(
-                    f"the model returned a masked array of {value.dtype}, which has no value for "
-                    "what is masked: return floats, where it becomes NaN, or call .filled()."
-                )
-            value = value.filled(np.nan)
-        return torch.from_numpy(np.require(value, _torch_dtype(value.dtype), ["C", "W"]))
-    raise ModelError(
-        f"the model returned {type(value).__name__!r} where a tensor was expected: return one "
-        "tensor or numeric array, or a dict or tuple of them."
-    )
-
-
-def _torch_dtype(dtype: np.dtype[Any]) -> np.dtype[Any]:
-    """Return the dtype that torch can add up: unsigned integers become wider signed ones."""
-    if dtype.kind == "u" and dtype.itemsize > 1:
-        if dtype.itemsize == 8:
-            raise ModelError("the model returned uint64, which torch cannot add up: return int64.")
-        return np.dtype(f"int{dtype.itemsize * 16}")
-    if dtype.kind in "fc" and dtype.itemsize > (8 if dtype.kind == "f" else 16):
-        return np.dtype("float64" if dtype.kind == "f" else "complex128")
-    return dtype.newbyteorder("=")
+def _turned(call: Built) -> Built:
+    return lambda batch: channels_first(call(channels_last(batch)), batch.ndim)

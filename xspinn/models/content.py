@@ -21,10 +21,9 @@ from typing import Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
-import psutil
-from zict import LRU
 
 from xspinn.errors import ModelError
+from xspinn.memory import Latest, host_memory
 from xspinn.models.remote import download, is_url
 
 __all__ = ["INLINE", "Buffer", "Content", "Ticket", "carried_by", "here", "no_memory_of"]
@@ -119,12 +118,17 @@ class Content:
             If there is no such file, or its hash is another.
         """
         try:
-            path = Path(download(origin, sha256) if is_url(origin) else origin)
+            path = Path(download(origin, sha256) if is_url(origin) else origin).expanduser()
             with path.open("rb") as file:
                 found = hashlib.file_digest(file, "sha256").hexdigest()
             n_bytes = path.stat().st_size
         except ModelError:
             raise
+        except IsADirectoryError:
+            raise ModelError(
+                f"{origin!r} is a folder: give the file in it that holds the model, such as "
+                "model.safetensors with factory=..., or model.onnx."
+            ) from None
         except OSError as error:
             raise ModelError(f"the model file {origin!r} cannot be read: {error}.") from error
         if sha256 is not None and found != sha256.lower().removeprefix("sha256:"):
@@ -133,6 +137,11 @@ class Content:
                 "another file, or it was cut off on its way. Fetch it again, or correct sha256=."
             )
         return cls(found, n_bytes, origin=origin if is_url(origin) else str(path.absolute()))
+
+    @property
+    def n_held(self) -> int:
+        """Bytes that it holds in the memory of this process."""
+        return 0 if self._pieces is None else self.n_bytes
 
     @property
     def pieces(self) -> Sequence[Buffer]:
@@ -192,9 +201,7 @@ class Content:
 _owned: weakref.WeakValueDictionary[str, Content] = weakref.WeakValueDictionary()
 """Contents that this process has itself, which no carrier needs to bring."""
 
-_arrived: LRU[str, Buffer] = LRU(
-    psutil.virtual_memory().total // 4, {}, weight=lambda _, raw: raw.nbytes
-)
+_arrived: Latest[str, Buffer] = Latest(lambda: host_memory() // 4, lambda raw: raw.nbytes)
 """What carriers brought, so that they are asked only once a process."""
 
 _lock = threading.Lock()

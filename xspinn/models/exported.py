@@ -3,18 +3,17 @@
 from __future__ import annotations
 
 import io
-import json
-import zipfile
 from typing import Any
 
 import numpy as np
 import torch
 
 from xspinn.errors import ModelError
+from xspinn.models.archive import harmless
 from xspinn.models.base import Built, Model, Options
-from xspinn.models.content import Buffer
+from xspinn.models.feeding import feed_of
 from xspinn.models.files import FileModel
-from xspinn.models.module import calling, feed_of
+from xspinn.models.module import calling
 
 __all__ = ["ExportedModel"]
 
@@ -26,7 +25,8 @@ class ExportedModel(FileModel):
     that was fixed then is kept to, and so is a fixed patch.
 
     Only tensors are unpickled, as by ``torch.load(weights_only=True)``, and archives that hold
-    compiled libraries or pickled objects are refused, unless ``allow_pickle=True``.
+    compiled libraries, pickled objects, or code in the place of expressions are refused, unless
+    ``allow_pickle=True``.
     """
 
     suffixes = (".pt2",)
@@ -75,43 +75,6 @@ class ExportedModel(FileModel):
 
     def _open(self) -> torch.export.ExportedProgram:
         raw = self.content.open()
-        if not self.allow_pickle:
-            _refuse_code(raw, self.name)
-        return torch.export.load(io.BytesIO(raw.data))
-
-
-def _refuse_code(raw: Buffer, name: str) -> None:
-    """Refuse archives whose loading would run code: torch.export.load unpickles what it finds."""
-    with zipfile.ZipFile(io.BytesIO(raw.data)) as archive:
-        members = archive.namelist()
-        if len(set(members)) != len(members):
-            raise ModelError(f"the archive {name} names a member twice: it was tampered with.")
-        pickled = [member for member in members if member.endswith(".pt")]
-        for member in members:
-            folder, _, _ = member.rpartition("/")
-            if "aotinductor" in member or member.endswith((".so", ".pkl")):
-                raise ModelError(_refusal(name, member))
-            if member.endswith("_config.json"):
-                entries = json.loads(archive.read(member))["config"].values()
-                for entry in entries:
-                    path = entry["path_name"]
-                    if path.startswith(("custom_obj", "opaque_obj")):
-                        raise ModelError(_refusal(name, path))
-                    if entry["use_pickle"]:
-                        pickled.append(f"{folder}/{path}")
-        for member in pickled:
-            held = archive.read(member)
-            if not held:
-                continue
-            try:
-                torch.load(io.BytesIO(held), weights_only=True)
-            except Exception as error:
-                raise ModelError(_refusal(name, member)) from error
-
-
-def _refusal(name: str, member: str) -> str:
-    return (
-        f"the archive {name} holds {member!r}, which runs code when it is loaded, and this was not "
-        "asked for. If you trust whoever made the file, give as_model(..., allow_pickle=True); "
-        "else export the model again with tensors as its example inputs."
-    )
+        return torch.export.load(
+            io.BytesIO(raw.data) if self.allow_pickle else harmless(raw, self.name)
+        )

@@ -10,7 +10,6 @@ from typing import Any, Self
 from urllib.parse import urlsplit
 
 from xspinn.errors import ModelError
-from xspinn.hashing import fingerprint
 from xspinn.models.base import Model, Options
 from xspinn.models.content import Buffer, Content, here
 from xspinn.models.remote import is_url
@@ -29,8 +28,6 @@ class FileModel(Model):
         self.channels_last = bool(options.channels_last)
         self.allow_pickle = options.allow_pickle
         self.prepare(options)
-        settings = [type(self).__name__, content.key, *self.settings(options)]
-        self.key = hashlib.sha256(json.dumps(settings).encode()).hexdigest()
         try:
             self.inspect(loaded)
         except ModelError:
@@ -42,6 +39,8 @@ class FileModel(Model):
                 f"sha256 {content.key}. If it was cut off or is of another format, fetch it again, "
                 "or name its format with as_model(..., format=...)."
             ) from error
+        settings = [type(self).__name__, content.key, *self.settings()]
+        self.key = hashlib.sha256(json.dumps(settings).encode()).hexdigest()
 
     @classmethod
     def read(cls, content: Content, options: Options) -> Model:
@@ -56,11 +55,9 @@ class FileModel(Model):
     def prepare(self, options: Options) -> None:
         """Take over more options."""
 
-    def settings(self, options: Options) -> list[Any]:
-        """What the answers depend on besides the bytes."""
-        factory = options.factory
-        held = factory if isinstance(factory, str | None) else fingerprint(factory)
-        return [self.channels_last, held]
+    def settings(self) -> list[Any]:
+        """What the answers depend on besides the bytes; JSON must be able to hold it."""
+        return [self.channels_last]
 
     @abstractmethod
     def inspect(self, loaded: Any) -> None:

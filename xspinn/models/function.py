@@ -12,8 +12,9 @@ import torch
 
 from xspinn.errors import ModelError
 from xspinn.hashing import fingerprint
-from xspinn.models.base import Built, Model, Options, default_feed
+from xspinn.models.base import Built, Model, Options
 from xspinn.models.content import Content
+from xspinn.models.feeding import default_feed
 
 __all__ = ["FunctionModel", "TensorFunctionModel"]
 
@@ -90,6 +91,11 @@ class TensorFunctionModel(FunctionModel):
         except (TypeError, ValueError, StopIteration):
             return False
         return first.annotation in (torch.Tensor, "torch.Tensor", "Tensor")
+
+    @classmethod
+    def converts(cls, model: Any) -> bool:
+        """Return whether it can be called."""
+        return callable(model)
 
     def build(self, device: torch.device) -> Built:
         """Return the function, made to run without gradients."""

@@ -14,8 +14,9 @@ import numpy as np
 import torch
 
 from xspinn.errors import ModelError
-from xspinn.models.base import Built, Model, Options, default_feed
+from xspinn.models.base import Built, Model, Options
 from xspinn.models.content import Content
+from xspinn.models.feeding import check_integers
 from xspinn.models.files import FileModel, missing
 
 __all__ = ["KerasModel"]
@@ -62,7 +63,7 @@ class KerasModel(FileModel):
         """Note sizes, dtype and where its channels are."""
         keras = _package(self.backend)
         model = self._load(keras)
-        inputs = model.inputs
+        inputs = getattr(model, "inputs", None)
         if inputs is None or len(inputs) != 1:
             raise ModelError(
                 f"the Keras model {self.name} takes {len(inputs or [])} inputs; it must take one."
@@ -77,7 +78,7 @@ class KerasModel(FileModel):
         if dtype.kind == "c":
             raise ModelError(f"the array is {dtype}, but {self.name} takes {self.takes_dtype}.")
         half = self.takes_dtype in ("float16", "bfloat16")
-        return default_feed(np.dtype("float32" if half else self.takes_dtype))
+        return check_integers(np.dtype("float32" if half else self.takes_dtype), dtype)
 
     def device(self, asked: torch.device) -> torch.device:
         """Return the CPU where Keras does not run on torch."""

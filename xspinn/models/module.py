@@ -15,12 +15,11 @@ from torch.nn.utils import parametrize
 
 from xspinn.errors import ModelError
 from xspinn.hashing import fingerprint
-from xspinn.models.base import Built, Model, Options, default_feed
+from xspinn.models.base import Built, Model, Options
 from xspinn.models.content import Buffer, Content
+from xspinn.models.feeding import HALF, feed_of
 
-__all__ = ["HALF", "ModuleModel", "calling", "feed_of", "own_dtype"]
-
-HALF = (torch.float16, torch.bfloat16)
+__all__ = ["ModuleModel", "calling", "own_dtype"]
 
 ALIGNED = 64
 """Weights begin at multiples of this many bytes, so that any dtype can be read in place."""
@@ -108,13 +107,10 @@ class ModuleModel(Model):
         """Return the dtype of the first floating parameter or buffer; without one, the default."""
         return feed_of(self.own_dtype, dtype)
 
-    def sketch(self, batch: tuple[int, ...], dtype: torch.dtype) -> Any:
+    def sketch(self, batch: torch.Tensor) -> Any:
         """Run the skeleton on the meta device: shapes and dtypes, no values, no work."""
         skeleton = copy.deepcopy(self.skeleton)  # a forward may leave something in its module
-        own = self.own_dtype
-        fed = dtype if own is None or own not in HALF else own
-        with torch.inference_mode():
-            return skeleton(torch.empty(batch, dtype=fed, device="meta"))
+        return calling(skeleton, self.own_dtype)(batch)
 
     def __getstate__(self) -> dict[str, Any]:
         return {**self.__dict__, "_parts": None}
@@ -130,20 +126,6 @@ def calling(module: Any, own: torch.dtype | None) -> Built:
             return module(batch if half is None else batch.to(half))
 
     return call
-
-
-def feed_of(own: torch.dtype | None, dtype: np.dtype[Any]) -> np.dtype[Any]:
-    """Return the dtype to feed a model with whose weights are of a dtype, for an array's dtype."""
-    if own is None:
-        return default_feed(dtype)
-    if dtype.kind == "c" and not own.is_complex:
-        raise ModelError(
-            f"the array is {dtype}, but the model's weights are {own}: a real model cannot take "
-            "complex input. Predict on da.real or abs(da), or stack real and imaginary parts as "
-            "channels."
-        )
-    # Half-precision weights are fed with float32 by numpy and cast on the device.
-    return np.dtype("float32") if own in HALF else torch.empty(0, dtype=own).numpy().dtype
 
 
 # -- taking apart and putting together ---------------------------------------------------------

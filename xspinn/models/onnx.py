@@ -11,8 +11,8 @@ import torch
 from xspinn.errors import ModelError
 from xspinn.models.base import Built, Model, Options
 from xspinn.models.content import Content
+from xspinn.models.feeding import feed_of
 from xspinn.models.files import FileModel, missing, name_of, sha256
-from xspinn.models.module import feed_of
 from xspinn.models.remote import is_url
 
 __all__ = ["OnnxModel", "self_contained"]
@@ -51,6 +51,7 @@ class OnnxModel(FileModel):
     @classmethod
     def of(cls, model: Any, options: Options) -> Model:
         """Make a handle of a model in memory, as a snapshot."""
+        _refuse_external(model, "the model in memory")
         raw = np.frombuffer(model.SerializeToString(deterministic=True), np.uint8)
         return cls.read_bytes(raw, model.graph.name or "onnx", options)
 
@@ -124,7 +125,7 @@ def self_contained(content: Content) -> Content:
     assert content.origin is not None
     try:
         import onnx
-        from onnx.external_data_helper import load_external_data_for_model, uses_external_data
+        from onnx.external_data_helper import load_external_data_for_model
     except ImportError as error:
         raise missing("onnx", "onnx", "A model in ONNX") from error
     try:
@@ -134,8 +135,7 @@ def self_contained(content: Content) -> Content:
             f"{content.origin} cannot be read as ONNX: {type(error).__name__}: {error}. It holds "
             f"{content.n_bytes} bytes; if it was cut off, fetch it again."
         ) from error
-    initializers = list(proto.graph.initializer)
-    if not any(map(uses_external_data, initializers)):
+    if not any(map(uses_external_data, _tensors(proto))):
         return content
     if is_url(content.origin):
         raise ModelError(
@@ -144,12 +144,50 @@ def self_contained(content: Content) -> Content:
         )
     try:
         load_external_data_for_model(proto, str(Path(content.origin).parent))
+        _refuse_external(proto, content.origin)
         raw = np.frombuffer(proto.SerializeToString(deterministic=True), np.uint8)
     except Exception as error:
         raise ModelError(
             f"the weights that {content.origin} keeps in files beside it cannot be read: {error}."
         ) from error
     return Content.of_pieces(sha256(raw), [raw])
+
+
+def _tensors(proto: Any) -> list[Any]:
+    """Return all tensors of a model, those in the attributes of nodes and in inner graphs too."""
+    found: list[Any] = []
+
+    def visit(graph: Any) -> None:
+        found.extend(graph.initializer)
+        for sparse in graph.sparse_initializer:
+            found.extend([sparse.values, sparse.indices])
+        for node in graph.node:
+            for attribute in node.attribute:
+                found.extend([attribute.t] if attribute.HasField("t") else [])
+                found.extend(attribute.tensors)
+                for inner in [attribute.g, *attribute.graphs]:
+                    visit(inner)
+
+    visit(proto.graph)
+    for function in proto.functions:
+        for node in function.node:
+            for attribute in node.attribute:
+                found.extend([attribute.t] if attribute.HasField("t") else [])
+    return found
+
+
+def uses_external_data(tensor: Any) -> bool:
+    """Whether a tensor's values lie in another file."""
+    return bool(tensor.data_location == tensor.EXTERNAL)
+
+
+def _refuse_external(proto: Any, name: str) -> None:
+    left = [tensor.name for tensor in _tensors(proto) if uses_external_data(tensor)]
+    if left:
+        raise ModelError(
+            f"{name} keeps {', '.join(map(repr, left[:3]))} in another file, which was not loaded: "
+            "load it with onnx.load(path), or give the path."
+        )
 
 
 def _runtime() -> Any:

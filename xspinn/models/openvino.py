@@ -14,8 +14,9 @@ import torch
 from xspinn.errors import ModelError
 from xspinn.models.base import Built, Model, Options
 from xspinn.models.content import Content
+from xspinn.models.feeding import feed_of
 from xspinn.models.files import FileModel, missing, name_of
-from xspinn.models.module import ModuleModel, feed_of
+from xspinn.models.module import ModuleModel
 from xspinn.models.onnx import self_contained
 from xspinn.models.remote import is_url
 
@@ -50,6 +51,11 @@ class OpenVinoModel(FileModel):
         return kind.__name__ == "Model" and kind.__module__.partition(".")[0] == "openvino"
 
     @classmethod
+    def converts(cls, model: Any) -> bool:
+        """Return whether it is a model of OpenVINO or a torch module."""
+        return isinstance(model, torch.nn.Module) or cls.accepts(model)
+
+    @classmethod
     def of(cls, model: Any, options: Options) -> Model:
         """Make a handle of a model in memory, as a snapshot; of a module, once a patch is known."""
         if isinstance(model, torch.nn.Module):
@@ -61,7 +67,7 @@ class OpenVinoModel(FileModel):
         """Make a handle of an ONNX file, or of a pair of files, ``.xml`` and ``.bin``."""
         _package()
         assert content.origin is not None
-        if content.origin.endswith(".onnx"):
+        if content.origin.lower().endswith(".onnx"):
             return cls(self_contained(content), name_of(content), options)
         if is_url(content.origin):
             raise ModelError(

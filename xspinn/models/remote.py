@@ -20,8 +20,8 @@ _POOCH = {"http", "https", "ftp", "sftp", "doi"}
 
 
 def is_url(origin: str) -> bool:
-    """Tell a URL from a path; one letter before the colon is a Windows drive."""
-    return "://" in origin and len(origin.partition("://")[0]) > 1
+    """Tell a URL or DOI from a path; one letter before the colon is a Windows drive."""
+    return origin.startswith("doi:") or len(origin.partition("://")[0]) not in (1, len(origin))
 
 
 def download(url: str, sha256: str | None) -> str:
@@ -50,19 +50,28 @@ def download(url: str, sha256: str | None) -> str:
     try:
         if urlsplit(url).scheme in _POOCH:
             _with_pooch(url, wanted, target)
-        elif not target.exists():
+        elif wanted is None or not target.exists() or _sha256(target) != wanted:
             _with_fsspec(url, target)
         if wanted is None:
-            with target.open("rb") as file:
-                found = hashlib.file_digest(file, "sha256").hexdigest()
-            target = target.replace(folder / f"{found[:32]}-{name}")
+            target = target.replace(folder / f"{_sha256(target)[:32]}-{name}")
     except Exception as error:
         raise ModelError(
-            f"the model at {url} cannot be fetched: {type(error).__name__}: {error}. Check the "
+            f"the model at {shown(url)} cannot be fetched: {type(error).__name__}: "
+            f"{str(error).replace(url, shown(url))}. Check the "
             "address, and that this machine may reach it; or fetch the file yourself and give its "
             "path."
         ) from error
     return str(target)
+
+
+def shown(url: str) -> str:
+    """Return a URL without its query, which may hold a secret."""
+    return url.partition("?")[0]
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _with_pooch(url: str, sha256: str | None, target: Path) -> None:

@@ -10,8 +10,9 @@ import numpy as np
 import torch
 
 from xspinn.models.base import Built, Model, Options
+from xspinn.models.feeding import feed_of
 from xspinn.models.files import FileModel
-from xspinn.models.module import calling, feed_of, own_dtype
+from xspinn.models.module import calling, own_dtype
 
 __all__ = ["ScriptModel"]
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import io
 import pickle
+import re
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -13,15 +14,20 @@ import numpy as np
 import torch
 
 from xspinn.errors import ModelError
+from xspinn.hashing import fingerprint
 from xspinn.models.base import Built, Model, Options
-from xspinn.models.content import Content, here
+from xspinn.models.content import Buffer, Content, here
+from xspinn.models.feeding import feed_of
 from xspinn.models.files import FileModel
-from xspinn.models.module import HALF, ModuleModel, calling, feed_of, own_dtype
+from xspinn.models.module import ModuleModel, calling, own_dtype
 
 __all__ = ["WeightsModel"]
 
 NESTED = ("state_dict", "model_state_dict", "model")
 """Where training loops put the state dict in a checkpoint that holds more."""
+
+PREFIXES = ("module.", "_orig_mod.", "model.")
+"""What wrappers put before all names: DataParallel, torch.compile, Lightning."""
 
 
 class WeightsModel(FileModel):
@@ -41,12 +47,13 @@ class WeightsModel(FileModel):
     @classmethod
     def read(cls, content: Content, options: Options) -> Model:
         """Make a handle of a file; of a pickled module, if that is allowed."""
-        if options.allow_pickle and options.factory is None:
-            held = torch.load(
-                io.BytesIO(content.open().data), map_location="cpu", weights_only=False
-            )
-            if isinstance(held, torch.nn.Module):
-                return ModuleModel.of(held, Options(channels_last=options.channels_last))
+        raw = content.open()
+        if options.allow_pickle and options.factory is None and not _is_safetensors(raw):
+            held = _unpickle(raw, torch.device("cpu"), code=True)
+            nested = held.get("model") if isinstance(held, Mapping) else None
+            for module in (held, nested):
+                if isinstance(module, torch.nn.Module):
+                    return ModuleModel.of(module, Options(channels_last=options.channels_last))
         if options.factory is None:
             raise ModelError(
                 f"{content.origin} holds weights without the module they belong to: name what "
@@ -58,6 +65,11 @@ class WeightsModel(FileModel):
         """Keep the factory."""
         self.factory = options.factory
 
+    def settings(self) -> list[Any]:
+        """Add the factory, its name and its code."""
+        named = self.factory if isinstance(self.factory, str) else None
+        return [*super().settings(), named, fingerprint(resolved(self.factory))]
+
     def inspect(self, loaded: Any) -> None:
         """Build it once, which shows whether weights and module fit together."""
         self.own_dtype = own_dtype(list(self._weights(torch.device("cpu")).values()))
@@ -67,46 +79,49 @@ class WeightsModel(FileModel):
         """Return the dtype of the weights."""
         return feed_of(self.own_dtype, dtype)
 
-    def sketch(self, batch: tuple[int, ...], dtype: torch.dtype) -> Any:
+    def sketch(self, batch: torch.Tensor) -> Any:
         """Run the module on the meta device."""
-        with torch.device("meta"):
-            module = _make(self.factory).to(self.own_dtype).eval()
-        fed = self.own_dtype if self.own_dtype in HALF else dtype
-        with torch.inference_mode():
-            return module(torch.empty(batch, dtype=fed, device="meta"))
+        return calling(self._module(batch.device), self.own_dtype)(batch)
 
     def build(self, device: torch.device) -> Built:
         """Return the module with its weights on a device, in eval mode."""
         return calling(self._module(device), self.own_dtype)
 
     def _module(self, device: torch.device) -> torch.nn.Module:
-        module = _make(self.factory)
+        # Weights take the place of the module's own, in the dtype of the file.
+        with torch.device("meta" if device.type == "meta" else "cpu"):
+            module = _make(self.factory)
         weights = self._weights(device)
+        own = module.state_dict().keys()
+        for prefix in PREFIXES:
+            if not own & weights.keys() and all(name.startswith(prefix) for name in weights):
+                weights = {name.removeprefix(prefix): t for name, t in weights.items()}
         try:
-            # Weights take the place of the module's own, in the dtype of the file.
             module.load_state_dict(weights, assign=True)
         except RuntimeError as error:
             raise ModelError(
                 f"the weights in {self.name} do not fit the module that {_name(self.factory)} "
                 f"makes: {error}"
             ) from error
+        for name, buffer in list(module.named_buffers()):
+            if name not in weights and buffer.is_floating_point():
+                buffer.data = buffer.to(self.own_dtype)
         return module.to(device).eval().requires_grad_(False)
 
     def _weights(self, device: torch.device) -> dict[str, torch.Tensor]:
         raw = self.content.open()
-        if self.name.endswith(".safetensors"):
+        if _is_safetensors(raw):
             from safetensors.torch import load
 
             return {name: t.to(device) for name, t in load(raw.tobytes()).items()}
         try:
-            held = torch.load(
-                io.BytesIO(raw.data), map_location=device, weights_only=not self.allow_pickle
-            )
+            held = _unpickle(raw, device, code=self.allow_pickle)
         except pickle.UnpicklingError as error:
+            found = re.search(r"Unsupported (global|operand)\S*( GLOBAL)? (\S+)", str(error))
             raise ModelError(
-                f"{self.name} holds more than tensors, and loading that runs code, which was not "
-                "asked for. If you trust whoever made the file, give as_model(..., "
-                "allow_pickle=True); else save module.state_dict() alone."
+                f"{self.name} holds more than tensors{f' ({found[3]})' if found else ''}, and "
+                "loading that runs code, which was not asked for. If you trust whoever made the "
+                "file, give as_model(..., allow_pickle=True); else save module.state_dict() alone."
             ) from error
         for name in NESTED:
             if isinstance(held, Mapping) and isinstance(held.get(name), Mapping):
@@ -131,29 +146,44 @@ class WeightsModel(FileModel):
             self.factory = cloudpickle.loads(self.factory)
 
 
-def _make(factory: str | Callable[[], Any] | None) -> torch.nn.Module:
-    """Call a factory, or the one of that name.
+def _is_safetensors(raw: Buffer) -> bool:
+    """Whether the bytes begin as the format says: 8 of length, and JSON."""
+    return raw[8:9].tobytes() == b"{" and int.from_bytes(raw[:8].tobytes(), "little") < raw.nbytes
+
+
+def _unpickle(raw: Buffer, device: torch.device, *, code: bool) -> Any:
+    return torch.load(io.BytesIO(raw.data), map_location=device, weights_only=not code)
+
+
+def resolved(factory: str | Callable[[], Any] | None) -> Any:
+    """Return a factory, imported if it is given by its name.
 
     Raises
     ------
     ModelError
-        If it cannot be imported in this process, or makes no module.
+        If it cannot be imported in this process.
     """
-    made: Any = factory
-    if isinstance(factory, str):
-        package, _, name = factory.partition(":")
-        if not name:
-            raise ModelError(f'factory={factory!r}: expected a name like "package.module:factory".')
-        try:
-            made = importlib.import_module(package)
-            for part in name.split("."):
-                made = getattr(made, part)
-        except (ImportError, AttributeError) as error:
-            raise ModelError(
-                f"the factory {factory!r} cannot be imported in {here()}: {error}. Install the "
-                "package there, on every worker too, or give the factory itself, "
-                "which travels with the model: factory=MyNetwork."
-            ) from error
+    if not isinstance(factory, str):
+        return factory
+    package, _, name = factory.partition(":")
+    if not name:
+        raise ModelError(f'factory={factory!r}: expected a name like "package.module:factory".')
+    try:
+        made: Any = importlib.import_module(package)
+        for part in name.split("."):
+            made = getattr(made, part)
+    except (ImportError, AttributeError) as error:
+        raise ModelError(
+            f"the factory {factory!r} cannot be imported in {here()}: {error}. Install the package "
+            "there, on every worker too, or give the factory itself, which travels with the "
+            "model: factory=MyNetwork."
+        ) from error
+    return made
+
+
+def _make(factory: str | Callable[[], Any] | None) -> torch.nn.Module:
+    """Call a factory, or the one of that name, and see that it makes a module."""
+    made = resolved(factory)
     if not callable(made):
         raise ModelError(f"the factory {_name(factory)} cannot be called.")
     module = made()

@@ -1,0 +1,69 @@
+"""How models reach workers: builds, and bytes in the graph and between workers."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import torch
+import xarray as xr
+from distributed import Client, LocalCluster
+from distributed.protocol import pickle
+
+
+class Heavy(torch.nn.Module):
+    """Returns its input, and carries weights that it does not use."""
+
+    def __init__(self, n_weights: int) -> None:
+        super().__init__()
+        self.weights = torch.nn.Parameter(torch.zeros(n_weights), False)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return x
+
+
+class Delivery:
+    """64 blocks on two worker processes of two threads each."""
+
+    timeout = 600
+    n_weights = 25_000_000
+
+    def setup(self) -> None:
+        values = np.zeros((128, 128), "float32")
+        self.image = xr.DataArray(values, dims=("y", "x")).chunk(16)
+
+    def predict(self, n_weights: int) -> Any:
+        options: dict[str, Any] = {"patch": {"y": 16, "x": 16}, "overlap": 0, "blocks": 16}
+        return self.image.spinn.predict(Heavy(n_weights), **options)
+
+    def graph_bytes(self, n_weights: int) -> int:
+        return len(pickle.dumps(self.predict(n_weights).__dask_graph__()))
+
+    def run(self) -> tuple[int, int]:
+        """Return the builds, and the bytes that workers sent each other."""
+        with (
+            LocalCluster(
+                n_workers=2, threads_per_worker=2, processes=True, dashboard_address=None
+            ) as cluster,
+            Client(cluster) as client,
+        ):
+            self.predict(self.n_weights).compute()
+            counts = client.run(_counts)
+        return sum(n for n, _ in counts.values()), sum(sent for _, sent in counts.values())
+
+    def track_graph_bytes_for_weights(self) -> int:
+        """Bytes that weights of 100 MB add to a graph."""
+        return self.graph_bytes(self.n_weights) - self.graph_bytes(0)
+
+    def track_builds(self) -> int:
+        return self.run()[0]
+
+    def track_bytes_between_workers(self) -> float:
+        """Over the bytes of the weights: one worker passes them to the other, and no more."""
+        return self.run()[1] / (4 * self.n_weights)
+
+
+def _counts(dask_worker: Any) -> tuple[int, int]:
+    from xspinn.cache import builds
+
+    return builds(), dask_worker.transfer_outgoing_bytes_total

@@ -1,0 +1,41 @@
+"""How much memory a process may use, and keeping what was used last within it."""
+
+from __future__ import annotations
+
+import contextlib
+import sys
+from collections.abc import Callable, Hashable
+from typing import TypeVar
+
+import psutil
+from zict import LRU
+
+__all__ = ["Latest", "host_memory"]
+
+K = TypeVar("K", bound=Hashable)
+V = TypeVar("V")
+
+
+def host_memory() -> int:
+    """Return the bytes that this process may use: of a worker, its limit."""
+    total = int(psutil.virtual_memory().total)
+    distributed = sys.modules.get("distributed")
+    if distributed is not None:
+        total = min(total, int(distributed.system.MEMORY_LIMIT))
+        with contextlib.suppress(ValueError):  # no worker
+            total = distributed.get_worker().memory_manager.memory_limit or total
+    return total
+
+
+class Latest(LRU[K, V]):
+    """Keeps what was used last within a budget, and the newest however large it is."""
+
+    def __init__(self, budget: Callable[[], int], weight: Callable[[V], int]) -> None:
+        super().__init__(0, {}, weight=lambda _, value: weight(value))
+        self.budget = budget
+
+    def __setitem__(self, key: K, value: V) -> None:
+        self.set_noevict(key, value)
+        budget = self.budget()
+        while self.total_weight > budget and len(self) > 1:
+            self.evict(next(iter(self.order)))

@@ -1,0 +1,180 @@
+"""Read an archive of `torch.export` without running code from it.
+
+`torch.export.load` unpickles what it finds, evaluates expressions, runs guards, imports what nodes
+name, and opens compiled libraries. So what is loaded is a new archive that holds only members and
+words of the old one that are known to be harmless.
+"""
+
+from __future__ import annotations
+
+import ast
+import io
+import json
+import re
+import zipfile
+from typing import Any
+
+import torch
+
+from xspinn.errors import ModelError
+from xspinn.models.content import Buffer
+
+__all__ = ["harmless"]
+
+# From torch 2.8, below a folder with the name of the model, and before.
+_MEMBERS = re.compile(
+    r"[^/]+/(archive_format|archive_version|byteorder|\.data/\w+|models/[\w.-]+\.json"
+    r"|data/(weights|constants)/[\w.-]+|data/sample_inputs/[\w.-]+\.pt)"
+    r"|version|serialized_\w+\.(json|pt)"
+)
+_RUN = re.compile(r"aotinductor|\.so$|\.pkl$", re.IGNORECASE)
+_NAME = re.compile(r"[A-Za-z_][\w.]*|")
+_TARGET = re.compile(r"(torch\.ops\.|_operator\.|math\.|torch\.sym_|torch\._sym_)[\w.]+|")
+
+_CALLS = {
+    *("Symbol", "Integer", "Float", "Rational", "Add", "Mul", "Pow", "Mod", "Max", "Min", "Abs"),
+    *("Eq", "Ne", "Lt", "Le", "Gt", "Ge", "And", "Or", "Not", "floor", "ceiling", "Piecewise"),
+    *(
+        "max",
+        "min",
+        "FloorDiv",
+        "CleanDiv",
+        "CeilDiv",
+        "PythonMod",
+        "ModularIndexing",
+        "Identity",
+        "TruncToInt",
+    ),
+}
+_NODES = (
+    *(ast.Expression, ast.Constant, ast.Name, ast.Load, ast.keyword, ast.Tuple),
+    *(ast.UnaryOp, ast.unaryop, ast.BinOp, ast.operator, ast.Compare, ast.cmpop),
+    *(ast.BoolOp, ast.boolop),
+)
+
+
+def harmless(raw: Buffer, name: str) -> io.BytesIO:
+    """Return the archive with nothing in it that runs code.
+
+    Parameters
+    ----------
+    raw : numpy.ndarray
+        Bytes of the archive.
+    name : str
+        For messages.
+
+    Raises
+    ------
+    ModelError
+        If it needs to run code to be loaded; names the member.
+    """
+    clean = io.BytesIO()
+    with zipfile.ZipFile(io.BytesIO(raw.data)) as old, zipfile.ZipFile(clean, "w") as new:
+        members = old.namelist()
+        if len({member.lower() for member in members}) != len(members):
+            raise ModelError(f"the archive {name} names a member twice: it was tampered with.")
+        for member in members:
+            if _RUN.search(member):
+                raise ModelError(_refusal(name, member))
+        kept = {member: old.read(member) for member in members if _MEMBERS.fullmatch(member)}
+        pickled = {member for member in kept if member.endswith(".pt")}
+        for member in [member for member in kept if member.endswith("_config.json")]:
+            pickled |= _pickled(kept[member], member, name)
+        for member in pickled & kept.keys():
+            _check_tensors(kept[member], member, name)
+        for member, held in kept.items():
+            is_program = member.endswith(".json") and not member.endswith("_config.json")
+            new.writestr(member, _program(held, member, name) if is_program else held)
+    clean.seek(0)
+    return clean
+
+
+def _pickled(raw: bytes, member: str, name: str) -> set[str]:
+    """Return the members that a list of weights or constants says are pickles."""
+    folder = member.rpartition("/")[0]
+    found = set()
+    for entry in json.loads(raw)["config"].values():
+        path = f"{folder}/{entry['path_name']}"
+        if entry["path_name"].startswith(("custom_obj", "opaque_obj")):
+            raise ModelError(_refusal(name, path))
+        if entry["use_pickle"]:
+            found.add(path)
+    return found
+
+
+def _check_tensors(raw: bytes, member: str, name: str) -> None:
+    if not raw:
+        return
+    try:
+        torch.load(io.BytesIO(raw), map_location="meta", weights_only=True)
+    except Exception as error:
+        raise ModelError(_refusal(name, member)) from error
+
+
+def _program(raw: bytes, member: str, name: str) -> bytes:
+    """Return a program without what only debuggers read, every word of it checked."""
+    program = json.loads(raw)
+    _check(program, "", member, name)
+    return json.dumps(program).encode()
+
+
+def _check(value: Any, key: str, member: str, name: str) -> None:
+    """Check all that torch evaluates, runs, imports or turns into source code."""
+    if isinstance(value, dict):
+        if "metadata" in value:
+            value["metadata"] = {}  # where a node came from, found by importing
+        for inner, item in value.items():
+            _check(item, inner, member, name)
+            if key == "range_constraints" and not _is_expression(inner):
+                raise ModelError(_refusal(name, f"{member}: {inner}"))
+    elif isinstance(value, list):
+        for item in value:
+            _check(item, key, member, name)
+    elif isinstance(value, str) and not _allowed(key, value):
+        raise ModelError(_refusal(name, f"{member}: {value}"))
+
+
+def _allowed(key: str, value: str) -> bool:
+    if key == "expr_str":
+        return _is_expression(value)
+    if key == "guards_code":
+        return _is_expression(value, guard=True)
+    if key == "target":
+        return _TARGET.fullmatch(value) is not None
+    return key != "name" or _NAME.fullmatch(value) is not None
+
+
+def _is_expression(text: str, *, guard: bool = False) -> bool:
+    """Whether it is arithmetic on sizes, without any way to reach something else."""
+    try:
+        tree = ast.parse(text.strip(), mode="eval")
+    except (SyntaxError, ValueError, RecursionError):
+        return False
+    called = set()
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Call):
+            called.add(id(node.func))
+            plain = isinstance(node.func, ast.Name) and node.func.id in _CALLS
+            if not (plain or (guard and _is_size(node.func))):
+                return False
+        elif isinstance(node, ast.Name):
+            if id(node) not in called and not re.fullmatch(r"[A-Za-z]\w*", node.id):
+                return False
+        elif guard and isinstance(node, ast.Subscript | ast.Attribute):
+            if isinstance(node, ast.Attribute) and not _is_size(node):
+                return False
+        elif not isinstance(node, _NODES):
+            return False
+    return True
+
+
+def _is_size(node: ast.AST) -> bool:
+    return isinstance(node, ast.Attribute) and node.attr in ("size", "shape", "stride")
+
+
+def _refusal(name: str, what: str) -> str:
+    return (
+        f"the archive {name} holds {what!r}, which runs code when it is loaded, and this was not "
+        "asked for. If you trust whoever made the file, give as_model(..., allow_pickle=True); "
+        "else export the model again with tensors as its example inputs."
+    )
