@@ -45,7 +45,7 @@ def cluster(workers=2, threads=2, *, processes=True):
         n_workers=workers,
         threads_per_worker=threads,
         processes=processes,
-        dashboard_address=None,
+        dashboard_address=":0",
         **more,
     )
 
@@ -215,7 +215,7 @@ def test_an_asynchronous_client(image, log):
     async def run():
         async with (
             LocalCluster(
-                n_workers=1, asynchronous=True, dashboard_address=None, env={"PYTHONPATH": TESTS}
+                n_workers=1, asynchronous=True, dashboard_address=":0", env={"PYTHONPATH": TESTS}
             ) as made,
             Client(made, asynchronous=True) as client,
         ):

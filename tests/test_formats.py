@@ -1,8 +1,6 @@
 """Every format keeps one contract, and gives the answers of the module it was made from."""
 
 import importlib
-import os
-import subprocess
 import sys
 import textwrap
 from pathlib import Path
@@ -11,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 import xarray as xr
+from elsewhere import python
 from networks import trained
 from zoo import HEAVY, LIGHT, SHAPE, keras_file, keras_object, safetensors
 
@@ -242,7 +241,8 @@ def test_keras_on_tensorflow(tmp_path):
     code = f"""
         import sys
         sys.path.insert(0, {TESTS!r})
-        from networks import trained
+        from elsewhere import python
+from networks import trained
         from xspinn import as_model
 from xspinn.errors import ModelError
         from xspinn.testing import check_model
@@ -309,15 +309,3 @@ def test_other_packages_add_formats(plugin, tmp_path):
         print(type(handle).__name__, "passed")
     """
     assert python(code).strip() == "KernelModel passed"
-
-
-def python(code, **env):
-    done = subprocess.run(
-        [sys.executable, "-c", textwrap.dedent(code)],
-        capture_output=True,
-        text=True,
-        check=False,
-        env={**os.environ, **env},
-    )
-    assert done.returncode == 0, done.stderr
-    return done.stdout

@@ -101,7 +101,7 @@ def _predict_on_cluster(image: xr.DataArray, model: CosmicRayUNet, target: Path)
     from distributed import Client, LocalCluster, progress
 
     with (
-        LocalCluster(n_workers=2, threads_per_worker=1, dashboard_address=None) as cluster,
+        LocalCluster(n_workers=2, threads_per_worker=1, dashboard_address=":0") as cluster,
         Client(cluster) as client,
     ):
         start = perf_counter()

@@ -43,7 +43,7 @@ class Delivery:
         """Return the builds, and the bytes that workers sent each other."""
         with (
             LocalCluster(
-                n_workers=2, threads_per_worker=2, processes=True, dashboard_address=None
+                n_workers=2, threads_per_worker=2, processes=True, dashboard_address=":0"
             ) as cluster,
             Client(cluster) as client,
         ):

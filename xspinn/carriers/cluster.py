@@ -282,11 +282,7 @@ def watch() -> None:
     for client in clients():
         if client not in _watched:
             _watched.add(client)
-            done = client.register_plugin(Leases())
-            if client.asynchronous:
-                task = asyncio.ensure_future(done)
-                _registering.add(task)
-                task.add_done_callback(_registering.discard)
-
-
-_registering: set[Any] = set()
+            if client.asynchronous:  # nobody here can wait for it
+                client.loop.add_callback(client.register_plugin, Leases())
+            else:
+                client.register_plugin(Leases())

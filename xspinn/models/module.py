@@ -36,9 +36,9 @@ class ModuleModel(Model):
     takes = frozenset({"channels_last"})
 
     def __init__(self, module: torch.nn.Module, options: Options) -> None:
+        module = _plain(module)
         self.name = type(module).__name__
         self.channels_last = bool(options.channels_last)
-        module = _plain(module)
         tensors = _tensors(module)
         if any(map(is_lazy, tensors)):
             raise ModelError(
