@@ -283,6 +283,7 @@ def watch() -> None:
         if client not in _watched:
             _watched.add(client)
             if client.asynchronous:  # nobody here can wait for it
-                client.loop.add_callback(client.register_plugin, Leases())
+                loop: Any = client.loop
+                loop.add_callback(client.register_plugin, Leases())
             else:
                 client.register_plugin(Leases())
