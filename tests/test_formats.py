@@ -241,10 +241,8 @@ def test_keras_on_tensorflow(tmp_path):
     code = f"""
         import sys
         sys.path.insert(0, {TESTS!r})
-        from elsewhere import python
-from networks import trained
+        from networks import trained
         from xspinn import as_model
-from xspinn.errors import ModelError
         from xspinn.testing import check_model
         handle = as_model({str(path)!r})
         assert handle.backend == "tensorflow"

@@ -84,7 +84,10 @@ def test_an_exported_program_whose_weights_want_to_run_code(tmp_path, loot, kind
 
 @pytest.mark.parametrize(
     "how",
-    ["guards_code", "expr_str", "target", "name", "range_constraints"],
+    [
+        *("guards_code", "expr_str", "text in an expression", "range_constraints"),
+        *("target", "operator", "wrap", "name", "out_spec", "other program"),
+    ],
 )
 def test_an_exported_program_whose_words_want_to_run_code(tmp_path, loot, how):
     """Torch evaluates, runs and imports much of what the description of a program says."""
@@ -96,14 +99,29 @@ def test_an_exported_program_whose_words_want_to_run_code(tmp_path, loot, how):
         text["guards_code"] = [f"{evil} == 0"]
     elif how == "expr_str":
         graph["tensor_values"]["x"]["sizes"][0]["as_expr"]["expr_str"] = evil
+    elif how == "text in an expression":
+        graph["tensor_values"]["x"]["sizes"][0]["as_expr"]["expr_str"] = f'Abs("{evil}")'
     elif how == "target":
         graph["nodes"][0]["target"] = "torch.os.system"
+    elif how == "operator":
+        graph["nodes"][0]["inputs"][0]["arg"] = {"as_operator": "torch.os.system"}
+    elif how == "wrap":
+        graph["nodes"][0]["target"] = "torch.ops.higher_order.wrap"
+    elif how == "out_spec":
+        spec = text["graph_module"]["module_call_graph"][0]["signature"]
+        context = {"default_factory_module": "antigravity", "default_factory_name": "fly"}
+        kind = {"type": "collections.defaultdict", "context": json.dumps(context)}
+        spec["out_spec"] = json.dumps([1, {**kind, "children_spec": []}])
+    elif how == "other program":
+        text["guards_code"], text["config"] = [f"{evil} == 0"], {}
+        replace(path, "models/other_config.json", json.dumps(text).encode())
+        text["guards_code"] = []
     elif how == "name":
         graph["nodes"][0]["name"] = f"x; {evil}"
     else:
         text["range_constraints"][evil] = {"min_val": 0, "max_val": None}
     replace(path, "models/model.json", json.dumps(text).encode())
-    with pytest.raises(ModelError, match=r"model.json: .*which runs code .*allow_pickle=True"):
+    with pytest.raises(ModelError, match=r"(model|config).json: .*which runs code .*allow_pickle"):
         as_model(path)
     assert not loot.exists()
 

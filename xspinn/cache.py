@@ -20,11 +20,13 @@ __all__ = ["builds", "built_model", "release"]
 class _Kept(NamedTuple):
     ready: Built
     n_bytes: int
-    content: str
 
 
 _built: dict[str, Latest[str, _Kept]] = {}
 """For every device its built models, by key."""
+
+_contents: dict[str, str] = {}
+"""Where the bytes of models are, by what stands for a model in the names of tasks."""
 
 _locks: dict[tuple[str, str], threading.Lock] = {}
 _lock = threading.RLock()
@@ -34,6 +36,7 @@ _builds = 0
 def built_model(model: Model, device: torch.device) -> Built:
     """Return a model on a device, built by the first thread that asks; the others wait for it."""
     global _builds
+    _contents[short(model.key)] = model.content.key
     if not model.kept:
         return model.load(device)
     place = str(device)
@@ -47,7 +50,7 @@ def built_model(model: Model, device: torch.device) -> Built:
             _builds += 1
             if place not in _built:
                 _built[place] = Latest(lambda: _budget(device), lambda kept: kept.n_bytes)
-            _built[place][model.key] = _Kept(ready, model.n_bytes, model.content.key)
+            _built[place][model.key] = _Kept(ready, model.n_bytes)
         return ready
 
 
@@ -77,5 +80,7 @@ def release(*names: str) -> None:
     with _lock:
         for place, kept in _built.items():
             for key in [key for key in kept if not names or short(key) in names]:
-                no_memory_of(kept.pop(key).content)
+                del kept[key]
                 _locks.pop((key, place), None)
+        for name in names or list(_contents):
+            no_memory_of(_contents.pop(name, ""))

@@ -35,7 +35,8 @@ class Latest(LRU[K, V]):
         self.budget = budget
 
     def __setitem__(self, key: K, value: V) -> None:
-        self.set_noevict(key, value)
-        budget = self.budget()
-        while self.total_weight > budget and len(self) > 1:
-            self.evict(next(iter(self.order)))
+        budget = self.budget()  # asked anew each time, in the place of zict's own limit
+        with self.lock:
+            self.set_noevict(key, value)
+            while self.total_weight > budget and len(self) > 1:
+                self.evict(next(iter(self.order)))

@@ -54,7 +54,7 @@ class set_options:  # noqa: N801 - a function to its users, as in xarray
     model_bytes : int, optional
         Bytes of built models that a process keeps on one device for the next run; the least
         recently used leave first, and the one in use stays however large it is. By default half of
-        a GPU's memory, or a quarter of the host's.
+        a GPU's memory, or a quarter of what the process may use: of a worker, its limit.
     model_calls : int, optional
         How many threads of one process may call a module at the same time; the others read,
         blend and write meanwhile. By default the number of cores over torch's own threads, and no

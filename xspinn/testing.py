@@ -266,13 +266,13 @@ def _state(model: Any) -> Any:
             str(t.device),
             t.requires_grad,
             None if t.grad is None else t.grad.tolist(),
-            bytes_of(t),
+            _bytes_of(t),
         )
         for name, t in tensors
     ]
 
 
-def bytes_of(tensor: torch.Tensor) -> bytes:
+def _bytes_of(tensor: torch.Tensor) -> bytes:
     raw = tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8)
     return raw.numpy().tobytes()
 

@@ -14,7 +14,7 @@ import random
 import sys
 import time
 import weakref
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, cast
 
@@ -111,17 +111,19 @@ class _Offer:
             self.asked = time.monotonic()
             async with self.lock:
                 await self.scatter(client, content, worker)
-            asyncio.get_running_loop().call_later(OFFERED, self.retire)
         except (TimeoutError, KeyError, OSError):
             pass  # the worker is gone
         except Exception as error:  # noqa: BLE001 - the worker waits, and must be told
             await client.run(_refuse, self.key, str(error), workers=[worker], on_error="ignore")
+        finally:
+            asyncio.get_running_loop().call_later(OFFERED, self.retire)
 
     async def scatter(self, client: Client, content: Content, worker: str) -> None:
         """Scatter shard after shard, so that others may take the first before the last is here."""
         raw: Buffer | None = None
-        for at, name in enumerate(_names(content.key, content.n_bytes)):
-            who: Any = await _scheduler(client).who_has(keys=[name])
+        names = _names(content.key, content.n_bytes)
+        who: Any = await _scheduler(client).who_has(keys=names)
+        for at, name in enumerate(names):
             if who.get(name):
                 continue
             if raw is None:
@@ -139,6 +141,7 @@ class _Offer:
 _offers: weakref.WeakKeyDictionary[Client, dict[str, _Offer]] = weakref.WeakKeyDictionary()
 
 HELD = 2**30
+"""Bytes of offered models that are held though no graph here holds them; the newest always is."""
 
 _latest: Latest[str, Content] = Latest(lambda: HELD, lambda content: content.n_held)
 """Holds what was offered last, for graphs that run while nobody here holds them any more."""
@@ -191,9 +194,9 @@ async def _gather(worker: Worker, wanted: Scattered) -> Buffer:
                 del missing[at]
                 came, pause = time.monotonic(), FIRST_PAUSE
                 continue
-        if wanted.key in _refused:
-            raise ModelError(_refused.pop(wanted.key))
         now = time.monotonic()
+        if wanted.key in _refused and now - came > ASK_AGAIN:  # another client may yet answer
+            raise ModelError(_refused.pop(wanted.key))
         if now - came > PATIENCE:
             raise ModelError(
                 f"no worker has them, and no client answered for {PATIENCE:.0f} s: keep the client "
@@ -245,7 +248,7 @@ class Leases(SchedulerPlugin):
 
     def update_graph(self, scheduler: Any, *, client: str, tasks: Any, **_: Any) -> None:
         """Note which models a client uses: they are tasks of its graphs."""
-        used = {key for key in tasks if isinstance(key, str) and key.startswith(TASK)}
+        used = _models(tasks)
         if used:
             self.leases.setdefault(client, set()).update(used)
 
@@ -254,7 +257,7 @@ class Leases(SchedulerPlugin):
         mine = self.leases.pop(client, set())
         # What was fired and forgotten runs on; it is looked at again when another client leaves.
         mine |= self.leases.pop("", set())
-        alone = {task for task in mine if task in scheduler.tasks}
+        alone = mine & _models(scheduler.tasks)
         gone = mine.difference(alone, *self.leases.values())
         if alone:
             self.leases[""] = alone
@@ -263,11 +266,17 @@ class Leases(SchedulerPlugin):
             scheduler._ongoing_background_tasks.call_soon(scheduler.broadcast, msg=call)
 
 
+def _models(tasks: Iterable[Any]) -> set[str]:
+    """Return the models that are built by some of these tasks, on whatever device."""
+    names = (task for task in tasks if isinstance(task, str) and task.startswith(TASK))
+    return {name[: len(TASK) + LENGTH] for name in names}
+
+
 def _let_go(tasks: list[str]) -> None:
     """Forget models, on a worker; one that never built any need not import torch for it."""
     cache = sys.modules.get("xspinn.cache")
     if cache is not None:
-        cache.release(*(task.removeprefix(TASK)[:LENGTH] for task in tasks))
+        cache.release(*(task.removeprefix(TASK) for task in tasks))
 
 
 _watched: weakref.WeakSet[Client] = weakref.WeakSet()

@@ -29,25 +29,27 @@ _MEMBERS = re.compile(
 )
 _RUN = re.compile(r"aotinductor|\.so$|\.pkl$", re.IGNORECASE)
 _NAME = re.compile(r"[A-Za-z_][\w.]*|")
-_TARGET = re.compile(r"(torch\.ops\.|_operator\.|math\.|torch\.sym_|torch\._sym_)[\w.]+|")
 
-_CALLS = {
-    *("Symbol", "Integer", "Float", "Rational", "Add", "Mul", "Pow", "Mod", "Max", "Min", "Abs"),
-    *("Eq", "Ne", "Lt", "Le", "Gt", "Ge", "And", "Or", "Not", "floor", "ceiling", "Piecewise"),
-    *(
-        "max",
-        "min",
-        "FloorDiv",
-        "CleanDiv",
-        "CeilDiv",
-        "PythonMod",
-        "ModularIndexing",
-        "Identity",
-        "TruncToInt",
-    ),
-}
+# Operators by their full names, and no function that calls what it is given, but for those that
+# are given parts of the program.
+_TARGET = re.compile(
+    r"torch\.ops\.(?!higher_order\.)[a-z]\w*\.\w+\.\w+"
+    r"|torch\.ops\.higher_order\.(cond|while_loop|scan|wrap_with_set_grad_enabled)"
+    r"|_operator\.(add|sub|mul|truediv|floordiv|mod|pow|neg|pos|abs|eq|ne|lt|le|gt|ge|and_|or_"
+    r"|not_|xor|getitem|lshift|rshift)"
+    r"|math\.[a-z]\w*|torch\._?sym_\w+|"
+)
+_SPECS = {None, "builtins.tuple", "builtins.list", "builtins.dict", "collections.OrderedDict"}
+
+# What torch and sympy write sizes with.
+_WORDS = """
+    Symbol Integer Float Rational Add Mul Pow Mod Max Min Abs Eq Ne Lt Le Gt Ge And Or Not floor
+    ceiling Piecewise max min FloorDiv CleanDiv CeilDiv PythonMod ModularIndexing Identity
+    TruncToInt CeilToInt FloorToInt Where PowByNatural LShift RShift IntTrueDiv FloatTrueDiv
+"""
+_CALLS = frozenset(_WORDS.split())
 _NODES = (
-    *(ast.Expression, ast.Constant, ast.Name, ast.Load, ast.keyword, ast.Tuple),
+    *(ast.Expression, ast.Load, ast.keyword, ast.Tuple),
     *(ast.UnaryOp, ast.unaryop, ast.BinOp, ast.operator, ast.Compare, ast.cmpop),
     *(ast.BoolOp, ast.boolop),
 )
@@ -78,12 +80,12 @@ def harmless(raw: Buffer, name: str) -> io.BytesIO:
                 raise ModelError(_refusal(name, member))
         kept = {member: old.read(member) for member in members if _MEMBERS.fullmatch(member)}
         pickled = {member for member in kept if member.endswith(".pt")}
-        for member in [member for member in kept if member.endswith("_config.json")]:
+        for member in [member for member in kept if re.search(r"/data/.*\.json$", member)]:
             pickled |= _pickled(kept[member], member, name)
         for member in pickled & kept.keys():
             _check_tensors(kept[member], member, name)
         for member, held in kept.items():
-            is_program = member.endswith(".json") and not member.endswith("_config.json")
+            is_program = member.endswith(".json") and "/data/" not in member
             new.writestr(member, _program(held, member, name) if is_program else held)
     clean.seek(0)
     return clean
@@ -139,9 +141,20 @@ def _allowed(key: str, value: str) -> bool:
         return _is_expression(value)
     if key == "guards_code":
         return _is_expression(value, guard=True)
-    if key == "target":
-        return _TARGET.fullmatch(value) is not None
+    if key in ("target", "as_operator"):
+        return _TARGET.fullmatch(value) is not None and "__" not in value
+    if key in ("in_spec", "out_spec"):
+        return _is_plain(json.loads(value))
     return key != "name" or _NAME.fullmatch(value) is not None
+
+
+def _is_plain(spec: Any) -> bool:
+    """Whether containers of in- and outputs are plain ones, which torch need not import."""
+    if isinstance(spec, list):
+        return all(map(_is_plain, spec))
+    if isinstance(spec, dict):
+        return spec.get("type") in _SPECS and _is_plain(spec.get("children_spec", []))
+    return isinstance(spec, int | None)
 
 
 def _is_expression(text: str, *, guard: bool = False) -> bool:
@@ -150,22 +163,39 @@ def _is_expression(text: str, *, guard: bool = False) -> bool:
         tree = ast.parse(text.strip(), mode="eval")
     except (SyntaxError, ValueError, RecursionError):
         return False
-    called = set()
+    known: set[int] = set()  # names and texts whose place makes them harmless
     for node in ast.walk(tree):
         if isinstance(node, ast.Call):
-            called.add(id(node.func))
-            plain = isinstance(node.func, ast.Name) and node.func.id in _CALLS
-            if not (plain or (guard and _is_size(node.func))):
+            known.add(id(node.func))
+            if isinstance(node.func, ast.Name) and node.func.id in _CALLS:
+                known |= _texts(node)
+            elif not (guard and _is_size(node.func)):
+                return False
+        elif guard and isinstance(node, ast.Subscript):
+            known.add(id(node.slice) if isinstance(node.slice, ast.Constant) else 0)
+        elif guard and isinstance(node, ast.Attribute):
+            if not _is_size(node):
                 return False
         elif isinstance(node, ast.Name):
-            if id(node) not in called and not re.fullmatch(r"[A-Za-z]\w*", node.id):
+            if id(node) not in known and not re.fullmatch(r"[A-Za-z]\w*", node.id):
                 return False
-        elif guard and isinstance(node, ast.Subscript | ast.Attribute):
-            if isinstance(node, ast.Attribute) and not _is_size(node):
+        elif isinstance(node, ast.Constant):
+            if id(node) not in known and not isinstance(node.value, int | float):
                 return False
         elif not isinstance(node, _NODES):
             return False
     return True
+
+
+def _texts(call: ast.Call) -> set[int]:
+    """Return the text that names a symbol, or writes a number out; sympy would evaluate others."""
+    first = call.args[0] if call.args else None
+    assert isinstance(call.func, ast.Name)
+    if not (isinstance(first, ast.Constant) and isinstance(first.value, str)):
+        return set()
+    forms = {"Symbol": r"[A-Za-z]\w*", "Float": r"[-+.\deE]+", "Integer": r"[-+\d]+"}
+    form = forms.get(call.func.id)
+    return {id(first)} if form and re.fullmatch(form, first.value) else set()
 
 
 def _is_size(node: ast.AST) -> bool:

@@ -135,7 +135,7 @@ def self_contained(content: Content) -> Content:
             f"{content.origin} cannot be read as ONNX: {type(error).__name__}: {error}. It holds "
             f"{content.n_bytes} bytes; if it was cut off, fetch it again."
         ) from error
-    if not any(map(uses_external_data, _tensors(proto))):
+    if not any(map(_is_external, _tensors(proto))):
         return content
     if is_url(content.origin):
         raise ModelError(
@@ -176,13 +176,13 @@ def _tensors(proto: Any) -> list[Any]:
     return found
 
 
-def uses_external_data(tensor: Any) -> bool:
+def _is_external(tensor: Any) -> bool:
     """Whether a tensor's values lie in another file."""
     return bool(tensor.data_location == tensor.EXTERNAL)
 
 
 def _refuse_external(proto: Any, name: str) -> None:
-    left = [tensor.name for tensor in _tensors(proto) if uses_external_data(tensor)]
+    left = [tensor.name for tensor in _tensors(proto) if _is_external(tensor)]
     if left:
         raise ModelError(
             f"{name} keeps {', '.join(map(repr, left[:3]))} in another file, which was not loaded: "

@@ -56,15 +56,15 @@ def download(url: str, sha256: str | None) -> str:
             target = target.replace(folder / f"{_sha256(target)[:32]}-{name}")
     except Exception as error:
         raise ModelError(
-            f"the model at {shown(url)} cannot be fetched: {type(error).__name__}: "
-            f"{str(error).replace(url, shown(url))}. Check the "
+            f"the model at {_shown(url)} cannot be fetched: {type(error).__name__}: "
+            f"{str(error).replace(url, _shown(url))}. Check the "
             "address, and that this machine may reach it; or fetch the file yourself and give its "
             "path."
         ) from error
     return str(target)
 
 
-def shown(url: str) -> str:
+def _shown(url: str) -> str:
     """Return a URL without its query, which may hold a secret."""
     return url.partition("?")[0]
 

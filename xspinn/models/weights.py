@@ -68,7 +68,7 @@ class WeightsModel(FileModel):
     def settings(self) -> list[Any]:
         """Add the factory, its name and its code."""
         named = self.factory if isinstance(self.factory, str) else None
-        return [*super().settings(), named, fingerprint(resolved(self.factory))]
+        return [*super().settings(), named, fingerprint(_resolved(self.factory))]
 
     def inspect(self, loaded: Any) -> None:
         """Build it once, which shows whether weights and module fit together."""
@@ -155,7 +155,7 @@ def _unpickle(raw: Buffer, device: torch.device, *, code: bool) -> Any:
     return torch.load(io.BytesIO(raw.data), map_location=device, weights_only=not code)
 
 
-def resolved(factory: str | Callable[[], Any] | None) -> Any:
+def _resolved(factory: str | Callable[[], Any] | None) -> Any:
     """Return a factory, imported if it is given by its name.
 
     Raises
@@ -183,7 +183,7 @@ def resolved(factory: str | Callable[[], Any] | None) -> Any:
 
 def _make(factory: str | Callable[[], Any] | None) -> torch.nn.Module:
     """Call a factory, or the one of that name, and see that it makes a module."""
-    made = resolved(factory)
+    made = _resolved(factory)
     if not callable(made):
         raise ModelError(f"the factory {_name(factory)} cannot be called.")
     module = made()
