@@ -24,7 +24,7 @@ import numpy.typing as npt
 
 from xspinn.errors import ModelError
 from xspinn.memory import Latest, host_memory
-from xspinn.models.remote import download, is_url
+from xspinn.models.remote import download, file_sha256, is_url
 
 __all__ = ["INLINE", "Buffer", "Content", "Ticket", "carried_by", "here", "no_memory_of"]
 
@@ -117,10 +117,10 @@ class Content:
         ModelError
             If there is no such file, or its hash is another.
         """
+        wanted = None if sha256 is None else sha256.lower().removeprefix("sha256:")
         try:
-            path = Path(download(origin, sha256) if is_url(origin) else origin).expanduser()
-            with path.open("rb") as file:
-                found = hashlib.file_digest(file, "sha256").hexdigest()
+            path = Path(download(origin, wanted) if is_url(origin) else origin).expanduser()
+            found = file_sha256(path)
             n_bytes = path.stat().st_size
         except ModelError:
             raise
@@ -131,7 +131,7 @@ class Content:
             ) from None
         except OSError as error:
             raise ModelError(f"the model file {origin!r} cannot be read: {error}.") from error
-        if sha256 is not None and found != sha256.lower().removeprefix("sha256:"):
+        if wanted not in (None, found):
             raise ModelError(
                 f"the model file {origin!r} has sha256 {found}, but {sha256} was expected: it is "
                 "another file, or it was cut off on its way. Fetch it again, or correct sha256=."

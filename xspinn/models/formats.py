@@ -9,12 +9,11 @@ import warnings
 import zipfile
 from importlib.metadata import entry_points
 from pathlib import PurePath
-from urllib.parse import urlsplit
 
 from xspinn.errors import ModelError, SpinnWarning
 from xspinn.models.base import Model
 from xspinn.models.content import Content
-from xspinn.models.remote import is_url
+from xspinn.models.files import name_of
 
 __all__ = ["GROUP", "format_of_file", "formats", "get_format"]
 
@@ -80,9 +79,7 @@ def format_of_file(content: Content) -> type[Model]:
     ModelError
         If no format has such files.
     """
-    origin = content.origin or ""
-    path = urlsplit(origin).path if is_url(origin) else origin
-    suffix = PurePath(path).suffix.lower()
+    suffix = PurePath(name_of(content)).suffix.lower()
     if suffix in (".pt", ".pth"):
         return get_format(_held(content))
     for kind in formats().values():
@@ -90,8 +87,8 @@ def format_of_file(content: Content) -> type[Model]:
             return kind
     known = sorted({suffix for kind in formats().values() for suffix in kind.suffixes})
     raise ModelError(
-        f"{origin!r} ends in {suffix or 'nothing'!r}, which is no format of models; known are "
-        f"{', '.join(known)}. Name the format with as_model(path, format=...)."
+        f"{content.origin!r} ends in {suffix or 'nothing'!r}, which is no format of models; known "
+        f"are {', '.join(known)}. Name the format with as_model(path, format=...)."
     )
 
 

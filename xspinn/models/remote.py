@@ -14,7 +14,7 @@ import pooch
 
 from xspinn.errors import ModelError
 
-__all__ = ["download", "is_url"]
+__all__ = ["download", "file_sha256", "is_url"]
 
 _POOCH = {"http", "https", "ftp", "sftp", "doi"}
 
@@ -35,7 +35,7 @@ def download(url: str, sha256: str | None) -> str:
     ----------
     url : str
     sha256 : str or None
-        What the file's sha256 must be.
+        What the file's sha256 must be, in lower case.
 
     Raises
     ------
@@ -44,16 +44,15 @@ def download(url: str, sha256: str | None) -> str:
     """
     folder = Path(os.environ.get("XSPINN_CACHE") or pooch.os_cache("xspinn")) / "models"
     name = Path(urlsplit(url).path).name or "model"
-    wanted = None if sha256 is None else sha256.lower().removeprefix("sha256:")
     # Without a hash nobody knows whether the file behind a URL is still the same: fetch it again.
-    target = folder / f"{(wanted or uuid4().hex)[:32]}-{name}"
+    target = folder / f"{(sha256 or uuid4().hex)[:32]}-{name}"
     try:
         if urlsplit(url).scheme in _POOCH:
-            _with_pooch(url, wanted, target)
-        elif wanted is None or not target.exists() or _sha256(target) != wanted:
+            _with_pooch(url, sha256, target)
+        elif sha256 is None or not target.exists() or file_sha256(target) != sha256:
             _with_fsspec(url, target)
-        if wanted is None:
-            target = target.replace(folder / f"{_sha256(target)[:32]}-{name}")
+        if sha256 is None:
+            target = target.replace(folder / f"{file_sha256(target)[:32]}-{name}")
     except Exception as error:
         raise ModelError(
             f"the model at {_shown(url)} cannot be fetched: {type(error).__name__}: "
@@ -69,7 +68,8 @@ def _shown(url: str) -> str:
     return url.partition("?")[0]
 
 
-def _sha256(path: Path) -> str:
+def file_sha256(path: Path) -> str:
+    """Hash a file without holding it in memory."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
