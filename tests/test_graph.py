@@ -8,10 +8,14 @@ import numpy as np
 import pytest
 import xarray as xr
 import zarr
+from benchmarks.memory import Live
 from dask._task_spec import convert_legacy_graph
+from dask.callbacks import Callback
 from dask.order import order
 from networks import double
 from torch import nn
+
+import xspinn  # noqa: F401 - registers .spinn
 
 PATCH = {"z": 16, "y": 16, "x": 16}
 
@@ -133,6 +137,21 @@ def test_to_zarr_and_netcdf(stored, volume, tmp_path):
         with opened:
             np.testing.assert_allclose(opened["prediction"], volume, atol=1e-6)
             np.testing.assert_array_equal(opened["z"], volume["z"])
+
+
+def test_few_blocks_are_held_while_a_store_is_written(tmp_path):
+    # As users do it, and as it runs: dask orders what xarray stores unlike what da.store does.
+    values = np.zeros((96, 96, 96), "float32")
+    xr.DataArray(values, dims=("z", "y", "x"), name="v").chunk(24).to_zarr(tmp_path / "v.zarr")
+    lazy = xr.open_zarr(tmp_path / "v.zarr")["v"].spinn.predict(
+        nn.Conv3d(1, 1, 1), patch=PATCH, overlap=4, blocks=12
+    )
+    assert lazy.data.npartitions == 512
+    live = Live()
+    watch = Callback(posttask=live.posttask)
+    with dask.config.set(scheduler="threads", num_workers=2), watch:
+        lazy.to_zarr(tmp_path / "out.zarr")
+    assert 0 < live.most_counts["spinn-run"] <= 8
 
 
 def alive_together(array):

@@ -47,7 +47,7 @@ def test_same_scale_keeps_everything_but_the_physics(cube):
     assert result.name == "prediction"
     assert set(result.attrs) == {"title", "xspinn"}
     source = json.loads(result.attrs["xspinn"])
-    assert set(source) == {"version", "model", "plan"}
+    assert set(source) == {"version", "model", "plan", "batch", "tuning"}
     assert result.encoding.get("grid_mapping") == "spatial_ref"
     assert "scale_factor" not in result.encoding
     bare = cube.spinn.predict(nn.Identity(), patch=PATCH, keep_attrs=False, name="faults")

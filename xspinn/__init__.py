@@ -8,6 +8,7 @@ from xspinn.api import plan, predict
 from xspinn.errors import ModelError, PlanError, SpinnError, SpinnWarning
 from xspinn.options import get_options, set_options
 from xspinn.plan import Plan
+from xspinn.tuning import Tuning
 
 if TYPE_CHECKING:
     from xspinn.models import as_model
@@ -18,6 +19,7 @@ __all__ = [
     "PlanError",
     "SpinnError",
     "SpinnWarning",
+    "Tuning",
     "as_model",
     "get_options",
     "plan",

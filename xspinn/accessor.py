@@ -11,6 +11,7 @@ from xspinn import api
 from xspinn.arguments import BoundaryLike, OverlapLike, WindowsLike
 from xspinn.outputs import OutputLike
 from xspinn.plan import Plan
+from xspinn.tuning import TuneLike
 
 if TYPE_CHECKING:
     from xspinn.activations import ActivationLike
@@ -41,6 +42,8 @@ class Spinn:
         blocks: Blocks = None,
         dtype: Any = None,
         device: str | None = None,
+        tune: TuneLike = True,
+        precision: str = "float32",
         keep_attrs: bool = True,
         name: str | None = "prediction",
     ) -> xr.DataArray | xr.Dataset:
@@ -78,6 +81,11 @@ class Spinn:
             Of the result.
         device : str, optional
             Where to run; by default the GPU of the worker, else its CPU.
+        tune : bool or mapping, default: True
+            Measure and take the fastest way of calling the model whose results agree with torch as
+            it comes; False for torch as it comes.
+        precision : {"float32", "bf16", "fp16", "auto"}, default: "float32"
+            What the model computes in; the error of a lower one is measured.
         keep_attrs : bool, default: True
             Keep the input's attributes, but for those that describe its physics.
         name : str, default: "prediction"
@@ -115,6 +123,8 @@ class Spinn:
             blocks=blocks,
             dtype=dtype,
             device=device,
+            tune=tune,
+            precision=precision,
             keep_attrs=keep_attrs,
             name=name,
         )
@@ -135,6 +145,8 @@ class Spinn:
         blocks: Blocks = None,
         dtype: Any = None,
         device: str | None = None,
+        tune: TuneLike = True,
+        precision: str = "float32",
     ) -> Plan:
         """Return everything that `predict` would do with these arguments, without running it.
 
@@ -170,6 +182,11 @@ class Spinn:
             Of the result.
         device : str, optional
             Where to run; by default the GPU of the worker, else its CPU.
+        tune : bool or mapping, default: True
+            Measure and take the fastest way of calling the model whose results agree with torch as
+            it comes; False for torch as it comes.
+        precision : {"float32", "bf16", "fp16", "auto"}, default: "float32"
+            What the model computes in; the error of a lower one is measured.
 
         Returns
         -------
@@ -203,6 +220,8 @@ class Spinn:
             blocks=blocks,
             dtype=dtype,
             device=device,
+            tune=tune,
+            precision=precision,
         )
 
 

@@ -11,6 +11,7 @@ import xarray as xr
 from xspinn.arguments import BoundaryLike, OverlapLike, WindowsLike
 from xspinn.outputs import OutputLike
 from xspinn.plan import Plan
+from xspinn.tuning import TuneLike
 
 if TYPE_CHECKING:
     from xspinn.activations import ActivationLike
@@ -35,6 +36,8 @@ def predict(
     blocks: Blocks = None,
     dtype: Any = None,
     device: str | None = None,
+    tune: TuneLike = True,
+    precision: str = "float32",
     keep_attrs: bool = True,
     name: str | None = "prediction",
 ) -> xr.DataArray | xr.Dataset:
@@ -89,7 +92,8 @@ def predict(
         returns a torch tensor. Models that return logits need ``"softmax"`` for
         ``combine="soft"``.
     batch : int, optional
-        Patches in one call of the model; by default about a million voxels.
+        Patches in one call of the model; by default about a million voxels, or what was measured
+        to be fastest.
     blocks : int or mapping, optional
         Voxels of a block, which is a chunk of the result and the work of one task: one number
         for all core dims, or for each dim a number, a tuple, or -1 for all. By default close to
@@ -98,6 +102,17 @@ def predict(
         Of the result; by default the model's own, or the smallest that holds the classes.
     device : str, optional
         Where to run, in torch's words; by default the GPU of the worker, else its CPU.
+    tune : bool or mapping, default: True
+        How the model is called. True measures a few batches where the job is long enough, and
+        takes the fastest memory format, batch, threads and handling of memory whose results agree
+        with torch as it comes; the choice is the same for all workers, and kept for the next run.
+        False is torch as it comes. A mapping sets some of ``memory_format``, ``compile``,
+        ``allocator`` and ``threads``, see `Tuning`, without measuring. Files in formats other than
+        torch's, and functions, run as they come.
+    precision : {"float32", "bf16", "fp16", "auto"}, default: "float32"
+        What the model computes in. ``"float32"`` is the dtype of its weights. A lower one is used
+        where torch's autocast deems it safe, and what it errs by is measured, see `Plan.tuning`;
+        ``"auto"`` takes one if it is faster and errs little.
     keep_attrs : bool, default: True
         Keep the input's attributes, but for those that describe its physics, such as units.
     name : str, default: "prediction"
@@ -159,6 +174,8 @@ def predict(
         blocks=blocks,
         dtype=dtype,
         device=device,
+        tune=tune,
+        precision=precision,
         name=name,
     )
     arrays: Sequence[Any] = build(run.job, run.model, run.source, run.token)
@@ -193,13 +210,15 @@ def plan(
     blocks: Blocks = None,
     dtype: Any = None,
     device: str | None = None,
+    tune: TuneLike = True,
+    precision: str = "float32",
 ) -> Plan:
     """Return everything that `predict` would do with these arguments, without running it.
 
     Parameters
     ----------
     obj, model, patch, overlap, window, combine, boundary, channel, output, activation, batch, \
-blocks, dtype, device
+blocks, dtype, device, tune, precision
         As in `predict`.
 
     Returns
@@ -242,4 +261,6 @@ blocks, dtype, device
         blocks=blocks,
         dtype=dtype,
         device=device,
+        tune=tune,
+        precision=precision,
     ).plan

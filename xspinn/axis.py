@@ -217,3 +217,15 @@ class Footprint:
             for target in targets:
                 found[target].append(block)
         return tuple(map(tuple, found))
+
+    @cached_property
+    def settled(self) -> tuple[Span, ...]:
+        """Part of every block's chunk that no other block writes into; it may be empty."""
+        spans = []
+        for k, (lo, hi) in enumerate(pairwise(self.bounds)):
+            # A write box holds its whole chunk, so those before reach in from the front only.
+            before = [self.writes[j][1] for j in self.sources[k] if j < k]
+            after = [self.writes[j][0] for j in self.sources[k] if j > k]
+            first = min(max([lo, *before]), hi)
+            spans.append((first, max(first, min([hi, *after]))))
+        return tuple(spans)

@@ -24,6 +24,7 @@ from dask.highlevelgraph import HighLevelGraph
 from xspinn.finishing import finish
 from xspinn.job import Job
 from xspinn.plan import Plan
+from xspinn.written import Box, Layout, Written, meet, slices
 
 __all__ = ["blend"]
 
@@ -42,7 +43,7 @@ def blend(plan: Plan, number: int, ran: da.Array, job: Delayed, token: str) -> d
     number : int
         Which of the plan's outputs.
     ran : dask.array.Array
-        What blocks wrote: tuples of sums, one for every output.
+        What blocks wrote: tuples of `Written`, one for every output.
     job : Delayed
         The job, which all tasks share.
     token : str
@@ -61,7 +62,7 @@ def blend(plan: Plan, number: int, ran: da.Array, job: Delayed, token: str) -> d
     order = _Order(f"spinn-order-{suffix}", len(blocks))
     layer: dict[Any, Task] = dict(order.tasks)
     for place, index in enumerate(blocks):
-        sums = TaskRef((ran.name, *index))
+        written = TaskRef((ran.name, *index))
         needs: list[tuple[Any, ...]] = [
             (strips, exchange.far(other, index), *other) for other in exchange.sources(index)
         ]
@@ -71,11 +72,11 @@ def blend(plan: Plan, number: int, ran: da.Array, job: Delayed, token: str) -> d
         needs += [(strips, far, *index) for far in fars if far]
         key = (name, *itertools.compress(index, kept))
         layer[key] = Task(
-            key, _blend, TaskRef(job.key), number, index, sums, *(TaskRef(need) for need in needs)
+            key, _blend, TaskRef(job.key), number, index, written, *map(TaskRef, needs)
         )
         for far in fars:
             key = (strips, far, *index)
-            layer[key] = Task(key, _strips, TaskRef(job.key), number, index, far, sums)
+            layer[key] = Task(key, _strips, TaskRef(job.key), number, index, far, written)
     collections: Any = [ran, job]
     graph = HighLevelGraph.from_collections(name, layer, dependencies=collections)
     chunks = plan.chunks(output)
@@ -122,6 +123,7 @@ class Exchange:
     """Which blocks write into which chunks, for one output; blocks by place along the raw dims."""
 
     def __init__(self, plan: Plan, number: int) -> None:
+        self.plan, self.output = plan, plan.outputs[number]
         prints = {p.axis.dim: p for p in plan.footprints(plan.outputs[number])}
         parts = {part.dim: part for part in plan.parts}
         self.prints = [None if dim is None else prints.get(dim) for dim in plan.raw_dims]
@@ -152,43 +154,78 @@ class Exchange:
         """Whether two blocks lie in different planes, 1, or not, 0."""
         return int(self.plane is not None and writer[self.plane] != owner[self.plane])
 
-    def meeting(
-        self, writer: Sequence[int], owner: Sequence[int]
-    ) -> tuple[tuple[slice, ...], tuple[slice, ...]]:
-        """Where a write box and a chunk meet: in the box, and in the chunk."""
-        box, chunk = [], []
-        for p, j, k in zip(self.prints, writer, owner, strict=True):
-            if p is None:
-                box.append(slice(None))
-                chunk.append(slice(None))
-                continue
-            (lo, hi), a, b = p.writes[j], p.bounds[k], p.bounds[k + 1]
-            box.append(slice(max(lo, a) - lo, min(hi, b) - lo))
-            chunk.append(slice(max(lo, a) - a, min(hi, b) - a))
-        return tuple(box), tuple(chunk)
+    def layout(self, index: Index) -> Layout:
+        """Where a block wrote what."""
+        return Layout.of(self.plan, self.output, self.plan.block_at(index))
+
+    def meeting(self, writer: Index, owner: Index) -> tuple[Box, Box]:
+        """Where a write box and a chunk meet: within the writer's write box, and the owner's."""
+        origins = [
+            [0 if p is None else p.writes[k][0] for p, k in zip(self.prints, index, strict=True)]
+            for index in (writer, owner)
+        ]
+        shifts = [a - b for a, b in zip(*origins, strict=True)]
+        theirs = self.layout(owner).chunk
+        chunk = tuple((lo - s, hi - s) for (lo, hi), s in zip(theirs, shifts, strict=True))
+        box = meet(self.layout(writer).box, chunk)
+        return box, tuple((lo + s, hi + s) for (lo, hi), s in zip(box, shifts, strict=True))
 
 
-def _strips(job: Job, number: int, index: Index, far: int, sums: tuple[Array, ...]) -> Strips:
+def _strips(job: Job, number: int, index: Index, far: int, written: tuple[Written, ...]) -> Strips:
     """Copy what a block wrote into its neighbours' chunks; copies let go of the block."""
     exchange = _exchange(job.plan, number)
     others = [other for other in exchange.targets(index) if exchange.far(index, other) == far]
     cuts = {other: exchange.meeting(index, other)[0] for other in others}
-    return index, {other: sums[number][box].copy() for other, box in cuts.items()}
+    layout, sums = exchange.layout(index), written[number].sums
+    return index, {other: _gather(layout, sums, box) for other, box in cuts.items()}
+
+
+def _gather(layout: Layout, sums: Sequence[Array], box: Box) -> Array:
+    """Copy a box out of the sums that left a block, which may cut it into several."""
+    found = np.empty([hi - lo for lo, hi in box], sums[0].dtype)
+    for place, piece in zip(layout.open, sums, strict=True):
+        both = meet(place, box)
+        if _filled(both):
+            found[slices(both, box)] = piece[slices(both, place)]
+    return found
 
 
 def _blend(
-    job: Job, number: int, index: Index, sums: tuple[Array, ...], *needs: Strips | None
+    job: Job, number: int, index: Index, written: tuple[Written, ...], *needs: Strips | None
 ) -> Array:
     """Sum the neighbours' strips into a block's chunk and finish it."""
-    exchange = _exchange(job.plan, number)
-    own, _ = exchange.meeting(index, index)
-    total = sums[number][own]
+    exchange, plan = _exchange(job.plan, number), job.plan
+    layout, own = exchange.layout(index), written[number]
+    add = np.maximum if plan.rule.reduce == "max" else np.add
     # What it was only to be run after comes along: None, and its own strips, which are not for it.
-    pieces = [(writer, cut[index]) for writer, cut in filter(None, needs) if index in cut]
-    if pieces:
-        total = total.copy()  # what another task returned is never changed
-    add = np.maximum if job.plan.rule.reduce == "max" else np.add
-    for writer, piece in pieces:
-        _, chunk = exchange.meeting(writer, index)
-        add(total[chunk], piece, out=total[chunk])
-    return finish(job.plan, job.plan.outputs[number], total)
+    strips = [
+        (exchange.meeting(writer, index)[1], cut[index])
+        for writer, cut in filter(None, needs)
+        if index in cut
+    ]
+    done = [] if own.settled is None or layout.settled is None else [(layout.settled, own.settled)]
+    for place, sums in zip(layout.open, own.sums, strict=True):
+        box = meet(place, layout.chunk)
+        if not _filled(box):
+            continue
+        total = sums[slices(box, place)]
+        if strips:
+            total = total.copy()  # what another task returned is never changed
+        for where, strip in strips:
+            both = meet(where, box)
+            if _filled(both):
+                at = slices(both, box)
+                add(total[at], strip[slices(both, where)], out=total[at])
+        done.append((box, finish(plan, exchange.output, total)))
+    if len(done) == 1:
+        return done[0][1]
+    kept = [exchange.output.dim is not None or dim is not None for dim in plan.raw_dims]
+    shape = itertools.compress((hi - lo for lo, hi in layout.chunk), kept)
+    result = np.empty(tuple(shape), exchange.output.dtype)
+    for box, values in done:
+        result[tuple(itertools.compress(slices(box, layout.chunk), kept))] = values
+    return result
+
+
+def _filled(box: Box) -> bool:
+    return all(lo < hi for lo, hi in box)

@@ -8,90 +8,117 @@ from __future__ import annotations
 
 import contextlib
 import itertools
-import sys
-import warnings
-from collections.abc import Iterator, Sequence
+import math
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import torch
 
 from xspinn.activations import activate
+from xspinn.allocator import kept
 from xspinn.cache import built_model
-from xspinn.devices import call_gate, pick_device
-from xspinn.errors import ModelError, SpinnWarning
+from xspinn.devices import call_gate, torch_threads
+from xspinn.errors import ModelError
+from xspinn.halving import Answers, Fits
 from xspinn.job import Job
+from xspinn.lanes import lane
+from xspinn.messages import warn_user
 from xspinn.models.base import Model
-from xspinn.models.results import flatten
 from xspinn.plan import Plan
 from xspinn.sums import Item, Sums
+from xspinn.written import Written
 
 __all__ = ["run_block"]
 
 
-def run_block(
-    job: Job, model: Model, data: npt.NDArray[Any], block: Sequence[int]
-) -> tuple[npt.NDArray[Any], ...]:
+def run_block(job: Job, model: Model, data: Any, block: Sequence[int]) -> tuple[Written, ...]:
     """Run all patches of one block and sum them up.
 
     Parameters
     ----------
     job : Job
     model : Model
-    data : numpy.ndarray
-        The block's read box, dims as in the plan.
+    data : array
+        Of numpy, or of what torch takes by DLPack. The block's read box, dims as in the plan.
     block : sequence of int
         Its place in the plan's `block_grid`.
 
     Returns
     -------
-    tuple of numpy.ndarray
-        For every output its write box, before what comes after the sum: dims as in the plan's
-        `raw_dims`, dtype as the output's `accumulate`.
+    tuple of Written
+        For every output what the block wrote: finished where no neighbour adds to it, else sums.
     """
-    plan = job.plan
-    device = model.device(pick_device(job.device))
-    ready = built_model(model, device)
-    gate = call_gate(device) if model.kept else contextlib.nullcontext()
-    x = _feed(plan, data, device)
-    sums = [Sums(plan, output, block, len(x), device) for output in plan.outputs]
-    for batch in _batches(_items(plan, block, len(x)), plan.batch):
-        patches = torch.stack([x[loop][(slice(None), *box)] for loop, _, box in batch])
-        try:
-            with gate:
-                answers = dict(flatten(ready(patches)))
-            if answers.keys() != {output.name for output in plan.outputs}:
-                raise ModelError(
-                    f"the model returned {list(answers)}, but "
-                    f"{[output.name for output in plan.outputs]} when it was asked before the run."
-                )
-            with torch.inference_mode():
-                for output, total in zip(plan.outputs, sums, strict=True):
-                    total.add(activate(job.activation, answers[output.name]), batch)
-        except Exception as error:
-            _note(error, job, block, batch)
-            raise
-    results = tuple(total.result() for total in sums)
+    plan, tuning = job.plan, job.plan.tuning
+
+    def gate(device: torch.device) -> contextlib.AbstractContextManager[object]:
+        # A function looks after its own threads, and may itself call `predict`.
+        return call_gate(device, tuning.threads) if model.kept else contextlib.nullcontext()
+
+    with kept(tuning.allocator), lane(job.device, model.device, plan.block_bytes, gate) as way:
+        ready = built_model(model, way.device, tuning)
+        fits = Fits.of(model.key, way.device, tuning)
+        x = way.upload(_feed(plan, data))
+        sums = [Sums(plan, output, block, len(x), way.store) for output in plan.outputs]
+
+        def answers() -> Iterator[tuple[list[Item], Answers]]:
+            for batch in _batches(_items(plan, block, len(x)), plan.batch):
+                with _noted(job, block, batch):
+                    patches = way.feed(_cut(x, batch))
+                    yield batch, fits.run(ready, patches, plan.batch)
+
+        with way.computing(), torch_threads(tuning.threads):
+            for batch, named in way.fetched(answers()):
+                with _noted(job, block, batch), torch.inference_mode():
+                    _add(job, sums, batch, dict(named))
+            tensors = [total.tensors() for total in sums]
+        arrays = iter(way.download(list(itertools.chain.from_iterable(tensors))))
+    found = [list(itertools.islice(arrays, len(own))) for own in tensors]
     if job.check_nan:
-        _check_nan(job, results, x, block)
-    return results
+        _check_nan(job, sums, [bool(own[0]) for own in found], x, block)
+    return tuple(total.pack(own) for total, own in zip(sums, found, strict=True))
+
+
+def _add(
+    job: Job, sums: Sequence[Sums], batch: list[Item], named: Mapping[str | None, torch.Tensor]
+) -> None:
+    """Add what the model answers for a batch to the sums of every output."""
+    names = [output.name for output in job.plan.outputs]
+    if named.keys() != set(names):
+        raise ModelError(
+            f"the model returned {list(named)}, but {names} when it was asked before the run."
+        )
+    for total, name in zip(sums, names, strict=True):
+        total.add(activate(job.activation, named[name]), batch)
 
 
 # -- patches ---------------------------------------------------------------------------------
 
 
-def _feed(plan: Plan, data: npt.NDArray[Any], device: torch.device) -> torch.Tensor:
-    """Return the block as a tensor (loops, channel, *core) on the device, in the model's dtype."""
+def _feed(plan: Plan, data: Any) -> torch.Tensor:
+    """Return the block as a tensor (loops, channel, *core), in the model's dtype, where it is.
+
+    Arrays of other kinds than numpy's, such as cupy's, stay on their device.
+    """
     order = [plan.dims.index(part.dim) for part in plan.parts]
     if plan.channel is not None:
         order.insert(len(plan.loops), plan.dims.index(plan.channel))
-    array = data.transpose(order)
-    loops = array.shape[: len(plan.loops)]
-    core = array.shape[-len(plan.axes) :]
-    array = array.reshape(int(np.prod(loops)), plan.channels, *core)
-    fed = np.require(array, plan.feed, ["C", "W"])  # torch wants memory that it may write
-    return torch.from_numpy(fed).to(device)
+    loops = math.prod(data.shape[k] for k in order[: len(plan.loops)])
+    core = [data.shape[k] for k in order[-len(plan.axes) :]]
+    shape = (loops, plan.channels, *core)
+    if isinstance(data, np.ndarray) or not hasattr(data, "__dlpack__"):
+        array = np.asarray(data).transpose(order).reshape(shape)
+        # torch wants memory that it may write.
+        return torch.from_numpy(np.require(array, plan.feed, ["C", "W"]))
+    take: Any = torch.from_dlpack  # type: ignore[attr-defined] # torch leaves it out of __all__
+    tensor: torch.Tensor = take(data).permute(order).reshape(shape)
+    return tensor.to(getattr(torch, plan.feed)).contiguous()
+
+
+def _cut(x: torch.Tensor, batch: list[Item]) -> torch.Tensor:
+    """Cut a batch of patches out of a block: the only copy that they need."""
+    patches = [x[loop][(slice(None), *box)] for loop, _, box in batch]
+    return torch.stack(patches)
 
 
 def _items(plan: Plan, block: Sequence[int], loops: int) -> Iterator[Item]:
@@ -113,14 +140,24 @@ def _batches(items: Iterator[Item], size: int) -> Iterator[list[Item]]:
 # -- what goes wrong ---------------------------------------------------------------------------
 
 
-def _note(error: Exception, job: Job, block: Sequence[int], batch: list[Item]) -> None:
-    """Say in the error where it happened; its type and traceback stay."""
+@contextlib.contextmanager
+def _noted(job: Job, block: Sequence[int], batch: list[Item]) -> Iterator[None]:
+    """Say in an error where it happened; its type and traceback stay."""
+    try:
+        yield
+    except Exception as error:
+        if not getattr(error, "__notes__", None):
+            error.add_note(_place(job, block, batch))
+        raise
+
+
+def _place(job: Job, block: Sequence[int], batch: list[Item]) -> str:
     plan = job.plan
     place = plan.position(block)
     first = dict(place)
     for axis, n in zip(plan.axes, batch[0][1], strict=True):
         first[axis.dim] = (axis.starts[n], axis.starts[n] + axis.patch)
-    error.add_note(
+    return (
         f"xspinn: in block {tuple(block)} of {plan.block_grid}, {job.where(place)}; the batch of "
         f"{len(batch)} patches begins at {job.where(first)}."
     )
@@ -130,20 +167,16 @@ _warned: set[str] = set()
 
 
 def _check_nan(
-    job: Job, results: Sequence[npt.NDArray[Any]], x: torch.Tensor, block: Sequence[int]
+    job: Job, sums: Sequence[Sums], spoilt: Sequence[bool], x: torch.Tensor, block: Sequence[int]
 ) -> None:
     """Warn once a run and process where finite input became NaN."""
     plan = job.plan
-    for output, result in zip(plan.outputs, results, strict=True):
-        if result.dtype.kind not in "fc" or job.run in _warned:
-            continue
-        with np.errstate(all="ignore"):
-            if not np.isnan(result.sum()) or not np.isnan(result).any():
-                continue  # the sum is the quicker look
-        if not bool(torch.isfinite(x).all()):
-            continue  # NaN of the input, such as land in an ocean, spread as it should
+    for output, total, found in zip(plan.outputs, sums, spoilt, strict=True):
+        place = total.first_nan() if found and job.run not in _warned else None
+        if place is None or not bool(torch.isfinite(x).all()):
+            continue  # NaN of the input, such as land in an ocean, spreads as it should
         _warned.add(job.run)
-        first = dict(zip(plan.raw_dims, np.argwhere(np.isnan(result))[0].tolist(), strict=True))
+        first = dict(zip(plan.raw_dims, place, strict=True))
         spans = {
             loop.dim: (loop.bounds[k] + first[loop.dim], loop.bounds[k] + first[loop.dim] + 1)
             for loop, k in zip(plan.loops, block[: len(plan.loops)], strict=True)
@@ -152,21 +185,7 @@ def _check_nan(
             written = p.writes[k][0] + first[p.axis.dim]
             voxel = min(int(written / p.scale), p.axis.size - 1)
             spans[p.axis.dim] = (voxel, voxel + 1)
-        _warn(
+        warn_user(
             f"the model returned NaN for finite input, first at {job.where(spans)}, in block "
             f"{tuple(block)}. Check how the input is normalised."
         )
-
-
-def _warn(message: str) -> None:
-    """Warn here, and on a distributed worker also at the client."""
-    worker = sys.modules.get("distributed.worker")
-    if worker is not None:
-        try:
-            worker.get_worker()
-        except ValueError:
-            pass
-        else:
-            worker.warn(message, SpinnWarning)
-            return
-    warnings.warn(message, SpinnWarning, stacklevel=2)

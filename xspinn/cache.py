@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import threading
-from typing import NamedTuple
+from typing import Any, NamedTuple, TypeAlias
 
 import torch
 
@@ -13,6 +13,7 @@ from xspinn.memory import Latest, host_memory
 from xspinn.models.base import Built, Model
 from xspinn.models.content import no_memory_of
 from xspinn.options import get_options
+from xspinn.tuning import Tuning
 
 __all__ = ["builds", "built_model", "release"]
 
@@ -22,35 +23,40 @@ class _Kept(NamedTuple):
     n_bytes: int
 
 
-_built: dict[str, Latest[str, _Kept]] = {}
-"""For every device its built models, by key."""
+_Name: TypeAlias = tuple[Any, ...]
+"""A model's key, and in what way it was built."""
+
+_built: dict[str, Latest[_Name, _Kept]] = {}
+"""For every device its built models."""
 
 _contents: dict[str, str] = {}
 """Where the bytes of models are, by what stands for a model in the names of tasks."""
 
-_locks: dict[tuple[str, str], threading.Lock] = {}
+_locks: dict[tuple[_Name, str], threading.Lock] = {}
 _lock = threading.RLock()
 _builds = 0
 
 
-def built_model(model: Model, device: torch.device) -> Built:
+def built_model(model: Model, device: torch.device, tuning: Tuning | None = None) -> Built:
     """Return a model on a device, built by the first thread that asks; the others wait for it."""
     global _builds
     _contents[short(model.key)] = model.content.key
     if not model.kept:
         return model.load(device)
     place = str(device)
+    tuning = tuning or Tuning()
+    name = (model.key, *(tuning.built if model.tunes else ()))
     with _lock:
-        lock = _locks.setdefault((model.key, place), threading.Lock())
+        lock = _locks.setdefault((name, place), threading.Lock())
     with lock:
         with _lock, contextlib.suppress(KeyError):
-            return _built[place][model.key].ready
-        ready = model.load(device)
+            return _built[place][name].ready
+        ready = model.load(device, tuning)
         with _lock:
             _builds += 1
             if place not in _built:
                 _built[place] = Latest(lambda: _budget(device), lambda kept: kept.n_bytes)
-            _built[place][model.key] = _Kept(ready, model.n_bytes)
+            _built[place][name] = _Kept(ready, model.n_bytes)
         return ready
 
 
@@ -79,8 +85,8 @@ def release(*names: str) -> None:
     """
     with _lock:
         for place, kept in _built.items():
-            for key in [key for key in kept if not names or short(key) in names]:
-                del kept[key]
-                _locks.pop((key, place), None)
+            for way in [way for way in kept if not names or short(way[0]) in names]:
+                del kept[way]
+                _locks.pop((way, place), None)
         for name in names or list(_contents):
             no_memory_of(_contents.pop(name, ""))

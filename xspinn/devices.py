@@ -3,16 +3,30 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import os
+import platform
 import sys
 import threading
+from collections.abc import Iterator
+from pathlib import Path
 
 import torch
 
 from xspinn.errors import PlanError
 from xspinn.options import get_options
 
-__all__ = ["call_gate", "check_available", "check_device", "pick_device"]
+__all__ = [
+    "call_gate",
+    "check_available",
+    "check_device",
+    "check_precision_of",
+    "cores",
+    "machine_kind",
+    "pick_device",
+    "pick_devices",
+    "torch_threads",
+]
 
 
 def check_device(device: str | None) -> str | None:
@@ -47,34 +61,129 @@ def check_available(device: str | None) -> None:
 
 def pick_device(device: str | None) -> torch.device:
     """Return the device to use in this process: the one asked for, else a GPU, else the CPU."""
-    if device is not None:
-        return torch.device(device)
-    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    return pick_devices(device)[0]
+
+
+def pick_devices(device: str | None) -> list[torch.device]:
+    """Return all devices that blocks of this process may use.
+
+    They are the one asked for, else all GPUs that the process sees, else the CPU. An index counts
+    the GPUs that the process sees, never those of the machine: workers that see one GPU each all
+    have theirs at 0. Workers of dask-cuda see the GPUs of their neighbours behind their own.
+    """
+    asked = None if device is None else torch.device(device)
+    gpus = asked is None and torch.cuda.is_available()
+    if not gpus and not (asked is not None and asked.type == "cuda" and asked.index is None):
+        return [asked or torch.device("cpu")]
+    own = torch.device("cuda", torch.cuda.current_device())
+    if "dask_cuda" in sys.modules:
+        return [own]
+    others = (torch.device("cuda", k) for k in range(torch.cuda.device_count()))
+    return list(dict.fromkeys([own, *others]))
 
 
 _gates: dict[tuple[str, int], threading.BoundedSemaphore] = {}
 
 
-def call_gate(device: torch.device) -> threading.BoundedSemaphore:
+def call_gate(
+    device: torch.device, threads: int | None = None
+) -> contextlib.AbstractContextManager[object]:
     """Return the gate that every call of a kept model on this device goes through.
 
     If every dask thread called the model at the same time, dask's threads times torch's threads
     would fight for the cores, and activations would multiply in memory.
+
+    Parameters
+    ----------
+    device : torch.device
+    threads : int, optional
+        Threads that one call uses; torch's own number without it.
     """
-    calls = get_options()["model_calls"] or _calls(device)
+    calls = get_options()["model_calls"] or _calls(device, threads)
     return _gates.setdefault((str(device), calls), threading.BoundedSemaphore(calls))
 
 
-def _calls(device: torch.device) -> int:
+def _calls(device: torch.device, threads: int | None = None) -> int:
     """How many calls keep the cores busy: one where torch uses all of them, more where it may not.
 
     A distributed worker's nanny allows torch one thread, and the worker has threads of its own.
     """
     if device.type != "cpu":
         return 1
-    calls = max(1, (os.cpu_count() or 1) // torch.get_num_threads())
+    calls = max(1, cores() // (threads or torch.get_num_threads()))
     distributed = sys.modules.get("distributed")
     if distributed is not None:
         with contextlib.suppress(ValueError):  # not on a worker
             calls = min(calls, int(distributed.get_worker().state.nthreads))
     return calls
+
+
+def cores() -> int:
+    """Cores that this process may use, which on a shared machine are fewer than it has."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
+@contextlib.contextmanager
+def torch_threads(threads: int | None) -> Iterator[None]:
+    """Let this thread's calls of torch use so many threads; None leaves it as it is."""
+    if threads is None:
+        yield
+        return
+    before = torch.get_num_threads()
+    torch.set_num_threads(threads)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
+def check_precision_of(precision: str, device: torch.device) -> None:
+    """Refuse a precision that a device does not compute in.
+
+    Raises
+    ------
+    PlanError
+        If it lacks it, or only imitates it, which is slower than float32.
+    """
+    if precision == "float32" or _has(precision, device):
+        return
+    others = [other for other in ("bf16", "fp16") if other != precision and _has(other, device)]
+    raise PlanError(
+        f"precision={precision!r}: {_named(device)} does not compute in it; give "
+        f"{' or '.join(map(repr, [*others, 'float32']))}."
+    )
+
+
+def _has(precision: str, device: torch.device) -> bool:
+    if device.type == "cuda":
+        return precision == "fp16" or torch.cuda.get_device_capability(device) >= (8, 0)
+    if device.type == "cpu":
+        name = "_is_mkldnn_bf16_supported" if precision == "bf16" else "_is_mkldnn_fp16_supported"
+        ask = getattr(torch.ops.mkldnn, name, None)
+        return ask is not None and bool(ask())
+    return precision == "fp16"
+
+
+def machine_kind(device: str | None) -> str:
+    """Describe what the speed of a model depends on besides the model: hardware, torch, threads."""
+    where = pick_device(device)
+    threads = f"{torch.get_num_threads()} of {cores()} cores"
+    return "; ".join([_named(where), platform.machine(), f"torch {torch.__version__}", threads])
+
+
+def _named(device: torch.device) -> str:
+    if device.type == "cuda":
+        return str(torch.cuda.get_device_name(device))
+    return _processor() if device.type == "cpu" else str(device)
+
+
+@functools.cache
+def _processor() -> str:
+    """Name of the processor, and what torch makes use of in it."""
+    name = platform.processor()
+    with contextlib.suppress(OSError):
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+        name = next((line.split(":")[1].strip() for line in lines if "model name" in line), name)
+    return f"the CPU ({name or 'unknown'}, {torch.backends.cpu.get_cpu_capability()})"

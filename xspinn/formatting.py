@@ -62,6 +62,7 @@ def _facts(plan: Plan) -> list[tuple[str, str]]:
     facts = [
         ("input", f"{plan.dtype}, {format_bytes(plan.input_bytes)}, fed as {plan.feed}"),
         ("patches", f"{plan.n_patches:,} in batches of {plan.batch}"),
+        ("model", str(plan.tuning)),
         ("blocks", f"{plan.n_blocks:,} of up to {format_bytes(plan.block_bytes)}"),
         ("read twice", f"{format_bytes(plan.halo_bytes)} of halo"),
         ("spill", f"{format_bytes(plan.spill_bytes)} to neighbours"),

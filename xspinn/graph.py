@@ -4,13 +4,14 @@ Three tasks a block, four in a volume:
 
 ``spinn-run``
     Runs every patch of the block. Where the source can be sliced, the block reads its own box;
-    for other dask arrays, `dask.array.map_overlap` brings the halo.
+    for other dask arrays, `dask.array.map_overlap` brings the halo. What leaves it stands in
+    `xspinn.written`.
 ``spinn-strips``
     Copies of the thin strips that the block wrote into its neighbours' chunks. They are tasks of
     their own so that they, and not the whole block, wait for the neighbours. A volume has two, for
     the next plane of blocks and for the same.
 ``spinn-blend``
-    The block's chunk with its neighbours' strips summed in; see `xspinn.blend`.
+    The block's chunk with its neighbours' strips summed in and finished; see `xspinn.blend`.
 
 Where no patch writes beyond its block's chunk, the first is all there is.
 
@@ -32,7 +33,6 @@ from xspinn.allocator import give_back
 from xspinn.axis import Axis
 from xspinn.blend import blend
 from xspinn.carriers import Shared, prepare, task_name
-from xspinn.finishing import finish
 from xspinn.job import Job
 from xspinn.lattice import extended_indices
 from xspinn.plan import Plan
@@ -67,9 +67,9 @@ def build(job: Job, model: Model, source: Source, token: str) -> list[da.Array]:
     prepare()
     shared = {
         "job": _shared(job, f"spinn-plan-{token}"),
-        "model": delayed(_ready, traverse=False)(
-            Shared(model), job.device, dask_key_name=task_name(model.key, job.device)
-        ),
+        # Not a task that builds the model: one task that all blocks stand on makes dask run all of
+        # them before it blends any.
+        "model": _shared(Shared(model), task_name(model.key, job.device, *plan.tuning.built)),
     }
     outputs = plan.outputs
     plain = len(outputs) == 1 and not plan.spills(outputs[0])
@@ -104,22 +104,12 @@ def _shared(value: Any, name: str) -> Delayed:
 # -- run -------------------------------------------------------------------------------------
 
 
-def _ready(shared: Shared, device: str | None) -> Shared:
-    """Build the model once before any block runs, so that what is wrong with it shows at once."""
-    from xspinn.cache import built_model
-    from xspinn.devices import pick_device
-
-    model = shared.model
-    built_model(model, model.device(pick_device(device)))
-    return shared
-
-
 def _run(job: Job, model: Shared, data: Array, block: tuple[int, ...], plain: bool) -> Any:
     from xspinn.block import run_block
 
-    sums = run_block(job, model.model, data, block)
+    written = run_block(job, model.model, data, block)
     give_back()
-    return finish(job.plan, job.plan.outputs[0], sums[0]) if plain else sums
+    return written[0].settled if plain else written
 
 
 def _read_and_run(

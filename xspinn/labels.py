@@ -80,7 +80,13 @@ def kept_attrs(
         if keep
         else {}
     )
-    source = {"version": version, "model": model, "plan": plan.fingerprint}
+    source = {
+        "version": version,
+        "model": model,
+        "plan": plan.fingerprint,
+        "batch": plan.batch,
+        "tuning": plan.tuning.as_dict(),
+    }
     return {**kept, "xspinn": json.dumps(source)}
 
 

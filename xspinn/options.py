@@ -14,6 +14,8 @@ _OPTIONS: dict[str, Any] = {
     "batch_voxels": 2**20,
     "model_bytes": None,
     "model_calls": None,
+    "device_bytes": None,
+    "allocator": True,
     "check_nan": True,
 }
 
@@ -22,6 +24,8 @@ _VALID = {
     "batch_voxels": lambda v: isinstance(v, int) and v > 0,
     "model_bytes": lambda v: v is None or (isinstance(v, int) and v > 0),
     "model_calls": lambda v: v is None or (isinstance(v, int) and v > 0),
+    "device_bytes": lambda v: v is None or (isinstance(v, int) and v > 0),
+    "allocator": lambda v: isinstance(v, bool),
     "check_nan": lambda v: isinstance(v, bool),
 }
 
@@ -41,8 +45,8 @@ def get_options() -> dict[str, Any]:
 class set_options:  # noqa: N801 - a function to its users, as in xarray
     """Set options, for good or inside a ``with`` block.
 
-    Options are read when a plan is made, except `model_bytes` and `model_calls`, which each
-    process that runs blocks reads for itself.
+    Options are read when a plan is made, except `model_bytes`, `model_calls` and `device_bytes`,
+    which each process that runs blocks reads for itself.
 
     Parameters
     ----------
@@ -50,7 +54,8 @@ class set_options:  # noqa: N801 - a function to its users, as in xarray
         Bytes that the input and the output of one block may take together when xspinn chooses
         the blocks. The model's own activations come on top.
     batch_voxels : int, default: 1048576
-        Voxels of one batch of patches when xspinn chooses the batch.
+        About how many voxels one batch of patches has when xspinn chooses the batch; it tries half
+        and twice as many where it measures.
     model_bytes : int, optional
         Bytes of built models that a process keeps on one device for the next run; the least
         recently used leave first, and the one in use stays however large it is. By default half of
@@ -59,6 +64,13 @@ class set_options:  # noqa: N801 - a function to its users, as in xarray
         How many threads of one process may call a module at the same time; the others read,
         blend and write meanwhile. By default the number of cores over torch's own threads, and no
         more than a distributed worker has threads: one call at a time where torch uses all cores.
+    device_bytes : int, optional
+        Bytes that the input and the sums of one block may take on a GPU; those of larger blocks
+        stay in the host's memory, and batches of patches go to the device and back. By default a
+        quarter of the device's memory.
+    allocator : bool, default: True
+        Whether measuring may choose that glibc keeps the memory that the model frees while a block
+        runs, instead of giving it back to the system each time. Blocks give it back at their end.
     check_nan : bool, default: True
         Warn when a model returns NaN for a block whose input is finite.
 

@@ -7,7 +7,7 @@ import itertools
 import json
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, field, fields
 from fractions import Fraction
 from functools import cached_property
 from itertools import pairwise
@@ -18,6 +18,7 @@ import numpy as np
 from xspinn.axis import Axis, Footprint, Span
 from xspinn.combine import Combine, get_combine
 from xspinn.formatting import plan_html, plan_text
+from xspinn.tuning import Tuning
 
 __all__ = ["Loop", "Output", "Plan"]
 
@@ -110,6 +111,8 @@ class Plan:
         Name of what is applied to the model's output before it is combined.
     batch : int
         Patches that the model sees in one call.
+    tuning : Tuning
+        How the model is called: precision, memory format and the rest.
 
     Examples
     --------
@@ -133,6 +136,7 @@ class Plan:
     combine: str
     activation: str | None
     batch: int
+    tuning: Tuning = field(default_factory=Tuning)
 
     def __post_init__(self) -> None:
         for axis in self.axes:
@@ -230,14 +234,26 @@ class Plan:
         total = 0
         for output in self.outputs:
             prints = self.footprints(output)
-            written = math.prod(sum(hi - lo for lo, hi in p.writes) for p in prints)
+            written = math.prod(sum(map(_length, p.writes)) for p in prints)
             spilt = written - math.prod(p.size for p in prints)
             total += spilt * self._width(output)
         return total * math.prod(loop.size for loop in self.loops)
 
     @property
+    def leaving_bytes(self) -> int:
+        """Bytes that the tasks of all blocks return: finished voxels, and sums that wait."""
+        loops = math.prod(loop.size for loop in self.loops)
+        total = 0
+        for output in self.outputs:
+            prints = self.footprints(output)
+            written = math.prod(sum(map(_length, p.writes)) for p in prints)
+            settled = math.prod(sum(map(_length, p.settled)) for p in prints)
+            total += self._leaving(output, written, settled)
+        return total * loops
+
+    @property
     def block_bytes(self) -> int:
-        """Bytes of the input, the sums and the result of the largest block, without the model's."""
+        """Bytes of the input and the sums of the largest block, without the model's."""
         loops = math.prod(max(loop.chunks) for loop in self.loops)
         read = math.prod(max(hi - lo for lo, hi in axis.reads) for axis in self.axes)
         total = (
@@ -262,8 +278,9 @@ class Plan:
         -------
         int
             Two blocks a worker, one running and one being written, and the strips of spill that
-            wait for their neighbours: one plane of blocks. The model's own activations come on
-            top.
+            wait for their neighbours: one plane of blocks. Of a block that is being written only
+            what left it counts, and the result, where these are classes. The model's own
+            activations come on top.
         """
         # Blocks run in C order of the dims; strips wait from one plane of blocks to the next.
         grid = dict(zip((part.dim for part in self.parts), self.block_grid, strict=True))
@@ -273,11 +290,40 @@ class Plan:
             planes *= grid.get(dim, 1)
             if dim in core and grid[dim] > 1:
                 break
-        return 2 * workers * self.block_bytes + self.spill_bytes // planes
+        running = self.block_bytes
+        written = self._finished_bytes if self.rule.classes else running
+        return workers * (running + written) + self.spill_bytes // planes
+
+    @property
+    def _finished_bytes(self) -> int:
+        """Bytes of what leaves the largest block, and of its result."""
+        total = 0
+        for output in self.outputs:
+            prints = self.footprints(output)
+            # The largest block is the one that writes most along every dim.
+            most = [max(range(len(p.writes)), key=lambda k: _length(p.writes[k])) for p in prints]
+            pairs = list(zip(prints, most, strict=True))
+            written = math.prod(_length(p.writes[k]) for p, k in pairs)
+            settled = math.prod(_length(p.settled[k]) for p, k in pairs)
+            total += self._leaving(output, written, settled)
+            if settled < written:  # else what left the block is the result
+                total += math.prod(max(p.chunks) for p in prints) * self._result_width(output)
+        return total * math.prod(max(loop.chunks) for loop in self.loops)
+
+    def _leaving(self, output: Output, written: int, settled: int) -> int:
+        """Bytes that leave, of so many voxels written and settled."""
+        if not self.rule.classes and self.spills(output):
+            settled = 0
+        return settled * self._result_width(output) + (written - settled) * self._width(output)
 
     def _width(self, output: Output) -> int:
         """Bytes of the sums a voxel."""
         return (output.channels or 1) * np.dtype(output.accumulate).itemsize
+
+    def _result_width(self, output: Output) -> int:
+        """Bytes of the result a voxel."""
+        channels = 1 if self.rule.classes else output.channels or 1
+        return channels * np.dtype(output.dtype).itemsize
 
     # -- text, JSON, identity ------------------------------------------------------------------
 
@@ -309,6 +355,7 @@ class Plan:
         data["axes"] = [_build(Axis, axis) for axis in data["axes"]]
         data["loops"] = [_build(Loop, loop) for loop in data["loops"]]
         data["outputs"] = [_build(Output, output) for output in data["outputs"]]
+        data["tuning"] = Tuning(**data["tuning"])
         plan: Plan = _build(cls, data)
         return plan
 
@@ -393,6 +440,10 @@ class Plan:
         for axis, k in zip(self.axes, block[len(self.loops) :], strict=True):
             box[axis.dim] = axis.reads[k]
         return {dim: box[dim] for dim in self.dims}
+
+
+def _length(span: Span) -> int:
+    return span[1] - span[0]
 
 
 def _build(kind: type, data: Mapping[str, Any]) -> Any:

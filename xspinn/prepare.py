@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, TypeAlias
 
 import dask.array as da
@@ -24,6 +24,7 @@ from xspinn.arguments import (
 )
 from xspinn.axis import Axis
 from xspinn.blocking import as_blocks, choose_blocks, given_blocks, loop_bounds
+from xspinn.choices import choose
 from xspinn.combine import get_combine
 from xspinn.devices import check_device
 from xspinn.errors import PlanError
@@ -34,6 +35,7 @@ from xspinn.options import get_options
 from xspinn.outputs import CHANNEL, Answer, OutputLike, alignment, make_outputs
 from xspinn.plan import Loop, Plan
 from xspinn.sources import Source, Stacked, find_source
+from xspinn.tuning import Asked, TuneLike, Tuning, as_tuning, check_precision
 
 __all__ = ["Blocks", "Run", "prepare"]
 
@@ -106,6 +108,8 @@ def prepare(
     blocks: Blocks,
     dtype: Any,
     device: str | None,
+    tune: TuneLike,
+    precision: str,
     name: str | None = None,
 ) -> Run:
     """Check everything, ask the model what it returns, and make the plan; see `xspinn.predict`."""
@@ -114,6 +118,7 @@ def prepare(
     widths = check_patch(patch, data.sizes, data.channel)
     rule = get_combine(combine)
     device = check_device(device)
+    tuning = as_tuning(tune, check_precision(precision))
     named, applied = resolve_activation(activation)
     whole = isinstance(batch, int | np.integer) and not isinstance(batch, bool)
     if batch is not None and not (whole and batch > 0):
@@ -146,13 +151,58 @@ def prepare(
         activation=named,
         batch=int(batch or _batch(handle, widths, channels)),
     )
+    source = data.source()
+    made = _tuned(made, handle, tuning, tune, precision, device, batch is not None, source.lazy)
     coords = {
         dim: np.asarray(obj[dim].values)
         for dim in made.raw_dims
         if dim is not None and dim in obj.coords and dim in obj.indexes
     }
     job = Job(made, device, applied, coords, get_options()["check_nan"])
-    return Run(data.template, job, handle, data.source())
+    return Run(data.template, job, handle, source)
+
+
+def _tuned(
+    plan: Plan,
+    model: Model,
+    tuning: Tuning | None,
+    tune: TuneLike,
+    precision: str,
+    device: str | None,
+    given: bool,
+    lazy: bool,
+) -> Plan:
+    """Settle how the model is called: as the user says, or as it is measured."""
+    lower = precision != "float32" or (tuning is not None and tuning.precision != "float32")
+    if lower and "precision" not in model.tunes:
+        raise PlanError(
+            f"precision={precision!r} needs a torch module, an exported program or a file of "
+            f"weights; {model.name} is a {type(model).__name__}, which computes as it was made."
+        )
+    if tuning is not None:
+        set_ = tuning.as_dict().keys() & {"memory_format", "compile", "cuda_graph"}
+        wrong = sorted(set_ - model.tunes)
+        if wrong:
+            raise PlanError(
+                f"tune sets {wrong[0]}, which means nothing to {model.name}, a "
+                f"{type(model).__name__}: leave it out."
+            )
+        return replace(plan, tuning=tuning)
+    if not model.tunes:
+        return plan
+    asked = Asked(
+        shape=(plan.channels, *(axis.patch for axis in plan.axes)),
+        dtype=plan.feed,
+        usual=plan.batch,
+        given=given,
+        patches=plan.n_patches,
+        precision=precision,
+        device=device,
+        tune=tune is True,
+        allocator=get_options()["allocator"],
+    )
+    choice = choose(model, asked, lazy)
+    return replace(plan, batch=choice.batch, tuning=choice.tuning)
 
 
 def _batch(model: Model, widths: Mapping[str, int], channels: int) -> int:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import math
 from collections.abc import Sequence
 from typing import Any, Protocol
 
@@ -12,7 +13,7 @@ import numpy.typing as npt
 from xspinn.axis import Span
 from xspinn.lattice import Boundary, extended_indices
 
-__all__ = ["Sliceable", "read_box"]
+__all__ = ["InPieces", "Sliceable", "read_box"]
 
 
 class Sliceable(Protocol):
@@ -23,6 +24,53 @@ class Sliceable(Protocol):
 
     def __getitem__(self, key: Any) -> Any:
         """Return a part, for a tuple of slices."""
+
+
+READ_BYTES = 16 * 2**20
+"""Bytes of whole chunks that are read in one go, where it is known how they lie."""
+
+
+class InPieces:
+    """Something sliceable that is stored in chunks, read a few chunks at a time.
+
+    Stores decode all chunks that a slice touches at once, which for a block at the corner of eight
+    chunks is many times the block.
+    """
+
+    def __init__(self, whole: Sliceable, chunks: Sequence[int]) -> None:
+        self.whole = whole
+        self.chunks = tuple(chunks)
+        self.shape, self.dtype = whole.shape, whole.dtype
+
+    def __getitem__(self, key: tuple[slice, ...]) -> Any:
+        spans = [(part.start, part.stop) for part in key]
+        cuts = self._cuts(spans)
+        if all(len(cut) == 1 for cut in cuts):
+            return self.whole[key]
+        found = np.empty([hi - lo for lo, hi in spans], self.dtype)
+        for piece in itertools.product(*cuts):
+            into = tuple(
+                slice(a - lo, b - lo) for (a, b), (lo, _) in zip(piece, spans, strict=True)
+            )
+            found[into] = np.asarray(self.whole[tuple(slice(a, b) for a, b in piece)])
+        return found
+
+    def _cuts(self, spans: Sequence[Span]) -> list[list[Span]]:
+        """Cut spans at the bounds of chunks, along the first dims and as few as will do."""
+        touched = [
+            -(-hi // chunk) - lo // chunk
+            for (lo, hi), chunk in zip(spans, self.chunks, strict=True)
+        ]
+        n_bytes = math.prod(touched) * math.prod(self.chunks) * self.dtype.itemsize
+        cuts = [[span] for span in spans]
+        for dim, (lo, hi) in enumerate(spans):
+            if n_bytes <= READ_BYTES:
+                break
+            first = (lo // self.chunks[dim] + 1) * self.chunks[dim]
+            edges = [lo, *range(first, hi, self.chunks[dim]), hi]
+            cuts[dim] = list(itertools.pairwise(edges))
+            n_bytes //= max(1, touched[dim])
+        return cuts
 
 
 def read_box(

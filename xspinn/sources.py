@@ -13,7 +13,7 @@ import numpy as np
 import xarray as xr
 from dask.array.core import getter, getter_inline, getter_nofancy
 
-from xspinn.reading import Sliceable
+from xspinn.reading import InPieces, Sliceable
 
 __all__ = ["Source", "Stacked", "find_source"]
 
@@ -80,12 +80,21 @@ def find_source(variable: xr.Variable) -> Source:
     """
     data = variable._data  # ``.data`` would read a lazily opened array
     if isinstance(data, da.Array):
-        return Source(_behind(data), data, data.name, True)
+        return Source(_in_pieces(_behind(data), variable), data, data.name, True)
     if isinstance(data, np.ndarray):
         return Source(cast(Sliceable, data), None, uuid4().hex, False)
     if variable._in_memory:
         return Source(cast(Sliceable, variable.to_numpy()), None, uuid4().hex, False)
-    return Source(Lazy(variable), None, uuid4().hex, True)
+    return Source(_in_pieces(Lazy(variable), variable), None, uuid4().hex, True)
+
+
+def _in_pieces(source: Sliceable | None, variable: xr.Variable) -> Sliceable | None:
+    """Read a few chunks at a time where the variable says how its store is chunked."""
+    stored = variable.encoding.get("preferred_chunks") or {}
+    chunks = [stored.get(dim) for dim in variable.dims]
+    if source is None or not all(isinstance(chunk, int) and chunk > 0 for chunk in chunks):
+        return source
+    return InPieces(source, cast("list[int]", chunks))
 
 
 def _behind(array: da.Array) -> Sliceable | None:

@@ -53,27 +53,30 @@ def take_count() -> int:
     return seen
 
 
-class UNet3d(torch.nn.Module):
-    """A small 3-D U-Net: two convolutions a level, max pooling down, transposed ones up."""
+class UNet(torch.nn.Module):
+    """A small U-Net, in 2-D or 3-D: two convolutions a level, max pooling, transposed ones up."""
 
-    def __init__(self, base: int = 8, levels: int = 3) -> None:
+    def __init__(
+        self, dims: int, inside: int = 1, outside: int = 1, base: int = 8, levels: int = 3
+    ) -> None:
         super().__init__()
+        self.out_channels = outside  # torch_em asks for it by this name
+        self.conv = getattr(torch.nn, f"Conv{dims}d")
+        self.pool = getattr(torch.nn.functional, f"max_pool{dims}d")
+        transposed = getattr(torch.nn, f"ConvTranspose{dims}d")
         widths = [base * 2**level for level in range(levels)]
         pairs = list(itertools.pairwise(widths))
-        self.first = self._twice(1, base)
+        self.first = self._twice(inside, base)
         self.down = torch.nn.ModuleList(self._twice(a, b) for a, b in pairs)
-        self.up = torch.nn.ModuleList(
-            torch.nn.ConvTranspose3d(b, a, 2, stride=2) for a, b in reversed(pairs)
-        )
+        self.up = torch.nn.ModuleList(transposed(b, a, 2, stride=2) for a, b in reversed(pairs))
         self.join = torch.nn.ModuleList(self._twice(2 * a, a) for a, _ in reversed(pairs))
-        self.last = torch.nn.Conv3d(base, 1, 1)
+        self.last = self.conv(base, outside, 1)
 
-    @staticmethod
-    def _twice(inside: int, outside: int) -> torch.nn.Sequential:
+    def _twice(self, inside: int, outside: int) -> torch.nn.Sequential:
         return torch.nn.Sequential(
-            torch.nn.Conv3d(inside, outside, 3, padding=1),
+            self.conv(inside, outside, 3, padding=1),
             torch.nn.ReLU(),
-            torch.nn.Conv3d(outside, outside, 3, padding=1),
+            self.conv(outside, outside, 3, padding=1),
             torch.nn.ReLU(),
         )
 
@@ -82,10 +85,17 @@ class UNet3d(torch.nn.Module):
         kept = []
         for step in self.down:
             kept.append(x)
-            x = step(torch.nn.functional.max_pool3d(x, 2))
+            x = step(self.pool(x, 2))
         for up, join in zip(self.up, self.join, strict=True):
             x = join(torch.cat([kept.pop(), up(x)], 1))
         return self.last(x)
+
+
+class UNet3d(UNet):
+    """The U-Net of most benchmarks: one channel in, one out."""
+
+    def __init__(self, base: int = 8, levels: int = 3) -> None:
+        super().__init__(3, base=base, levels=levels)
 
 
 # -- the usual recipe ------------------------------------------------------------------------
@@ -97,26 +107,51 @@ def starts(size: int, patch: int, overlap: int) -> list[int]:
 
 
 def map_overlap_recipe(
-    volume: np.ndarray, model: Any, *, chunk: int, patch: int, overlap: int, batch: int
+    volume: np.ndarray,
+    model: Any,
+    *,
+    chunk: int,
+    patch: int,
+    overlap: int,
+    batch: int,
+    outside: int | None = None,
 ) -> da.Array:
-    """Return the usual way: chunks with a symmetric halo, each tiled on its own, halo cut off."""
-    x = da.from_array(volume, chunks=chunk)
+    """Return the usual way: chunks with a symmetric halo, each tiled on its own, halo cut off.
+
+    With `outside`, the first axis of the volume holds the model's channels, and so does that of
+    the result, where there are this many.
+    """
     # With `meta`, dask does not call the model to find out what it returns.
-    options = {"meta": x._meta, "model": model, "patch": patch, "overlap": overlap, "batch": batch}
-    return x.map_overlap(_tile, depth=overlap, boundary="none", **options)
+    options = {"model": model, "patch": patch, "overlap": overlap, "batch": batch}
+    if outside is None:
+        x = da.from_array(volume, chunks=chunk)
+        return x.map_overlap(_tile, depth=overlap, boundary="none", meta=x._meta, **options)
+    x = da.from_array(volume, chunks=(-1, *[chunk] * (volume.ndim - 1)))
+    depth = {axis: overlap if axis else 0 for axis in range(volume.ndim)}
+    # What map_overlap does, in its three steps, since the middle one changes the channels.
+    haloed = da.overlap.overlap(x, depth=depth, boundary="none")
+    chunks = ((outside,), *haloed.chunks[1:])
+    tiled = haloed.map_blocks(_tile, chunks=chunks, meta=x._meta, outside=outside, **options)
+    return da.overlap.trim_internal(tiled, depth, boundary="none")
 
 
-def _tile(data: np.ndarray, model: Any, patch: int, overlap: int, batch: int) -> np.ndarray:
+def _tile(
+    data: np.ndarray, model: Any, patch: int, overlap: int, batch: int, outside: int | None = None
+) -> np.ndarray:
+    channels = data[None] if outside is None else data
+    shape = channels.shape[1:]
     window = np.minimum(np.arange(1, patch + 1), np.arange(patch, 0, -1)).astype("float32")
-    weight = functools.reduce(np.multiply.outer, [np.minimum(window, overlap or 1)] * data.ndim)
-    total, sums = np.zeros_like(data), np.zeros_like(data)
-    places = list(itertools.product(*(starts(size, patch, overlap) for size in data.shape)))
+    weight = functools.reduce(np.multiply.outer, [np.minimum(window, overlap or 1)] * len(shape))
+    total = np.zeros((outside or 1, *shape), data.dtype)
+    sums = np.zeros(shape, data.dtype)
+    places = list(itertools.product(*(starts(size, patch, overlap) for size in shape)))
     for first in range(0, len(places), batch):
         boxes = [
             tuple(slice(s, s + patch) for s in place) for place in places[first : first + batch]
         ]
-        answers = np.asarray(model(np.stack([data[box] for box in boxes])[:, None]))[:, 0]
+        answers = np.asarray(model(np.stack([channels[:, *box] for box in boxes])))
         for box, answer in zip(boxes, answers, strict=True):
-            total[box] += answer * weight
+            total[:, *box] += answer * weight
             sums[box] += weight
-    return total / sums
+    result = total / sums
+    return result[0] if outside is None else result

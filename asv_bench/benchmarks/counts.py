@@ -1,4 +1,4 @@
-"""Counts that no noise can touch: patches run, tasks, bytes of halo and spill."""
+"""Counts that no noise can touch: patches run, tasks, bytes of halo, spill and results."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import dask
+import torch
 import xarray as xr
 from dask.callbacks import Callback
 
@@ -90,14 +91,64 @@ class Bytes(_Job):
 
     def track_spill_measured(self, dims: int, source: str, window: str) -> float:
         """Count the bytes of what the tasks that cut strips return."""
-        total = 0
+        return returned_bytes(self.predict(), "spinn-strips") / self.plan.n_blocks
 
-        def posttask(key: Any, result: Any, dsk: Any, state: Any, worker: Any) -> None:
-            nonlocal total
-            if str(key[0] if isinstance(key, tuple) else key).startswith("spinn-strips"):
-                total += nbytes(result)
 
-        result = self.predict()
-        with Callback(posttask=posttask):
-            result.data.sum().compute(scheduler="threads", num_workers=2)
-        return total / self.plan.n_blocks
+def returned_bytes(result: xr.DataArray, kind: str) -> int:
+    """Run a prediction, and return the bytes of what all its tasks of one kind return."""
+    total = 0
+
+    def posttask(key: Any, value: Any, dsk: Any, state: Any, worker: Any) -> None:
+        nonlocal total
+        if str(key[0] if isinstance(key, tuple) else key).startswith(kind):
+            total += nbytes(value)
+
+    with Callback(posttask=posttask):
+        result.data.sum().compute(scheduler="threads", num_workers=2, optimize_graph=False)
+    return total
+
+
+class Leaving:
+    """Bytes that leave a block of a volume: what its run task returns."""
+
+    params = (("mean", "soft", "hard"), (2, 8, 32))
+    param_names = ("combine", "classes")
+    unit = "bytes"
+    timeout = 300
+    size = 192
+    patch = 64
+    overlap = 32
+    blocks = 96
+
+    def setup(self, combine: str, classes: int) -> None:
+        with tempfile.TemporaryDirectory(prefix="xspinn-") as folder:
+            self.volume = open_source("dask", Path(folder), (self.size,) * 3, self.blocks)
+        self.model = Repeated(classes)
+        self.options = {
+            "patch": dict.fromkeys(self.volume.dims, self.patch),
+            "overlap": self.overlap,
+            "blocks": self.blocks,
+            "combine": combine,
+            "batch": 1,
+        }
+        self.plan = xspinn.plan(self.volume, self.model, **self.options)
+
+    def track_leaving(self, combine: str, classes: int) -> float:
+        """What the plan says."""
+        return self.plan.leaving_bytes / self.plan.n_blocks
+
+    def track_leaving_measured(self, combine: str, classes: int) -> float:
+        """What the tasks return."""
+        result = xspinn.predict(self.volume, self.model, **self.options)
+        return returned_bytes(result, "spinn-run") / self.plan.n_blocks
+
+
+class Repeated(torch.nn.Module):
+    """Return the input as the score of every class."""
+
+    def __init__(self, classes: int) -> None:
+        super().__init__()
+        self.classes = classes
+
+    def forward(self, patches: torch.Tensor) -> torch.Tensor:
+        return patches.expand(-1, self.classes, *patches.shape[2:])

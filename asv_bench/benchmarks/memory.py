@@ -2,6 +2,8 @@
 
 As a script, ``python asv_bench/benchmarks/memory.py --sizes 512 1024`` prints a table of runs of
 any size, with the ratio of the largest volume's peak to the smallest's; ``--help`` lists the rest.
+With ``--model unet`` it also says what the run needs over the same model alone, called on batches
+of the same size in the same way.
 """
 
 from __future__ import annotations
@@ -95,7 +97,6 @@ def run(job: dict[str, Any]) -> dict[str, Any]:
 
     import dask
     import numpy as np
-    import torch
     import xarray as xr
     from dask.callbacks import Callback
 
@@ -109,10 +110,13 @@ def run(job: dict[str, Any]) -> dict[str, Any]:
         "blocks": job["blocks"],
         "boundary": job["boundary"],
     }
-    model = torch.nn.Identity()
+    options["tune"], options["batch"] = job["tune"], job["batch"]
+    model = _model(job["model"])
     # One patch brings in what is imported late and starts torch's threads: neither grows later.
     one = xr.DataArray(np.ones((job["patch"],) * 3, "float32"), dims=dims)
     one.spinn.predict(model, **{**options, "blocks": None})
+    if job["via"] == "alone":
+        return _alone(model, job)
     volume = xr.open_zarr(job["source"])["volume"]
     if job["via"] == "dask":
         volume = volume * 1  # the same voxels, but known to dask only
@@ -136,6 +140,51 @@ def run(job: dict[str, Any]) -> dict[str, Any]:
         "live": dict(live.most),
         "live_counts": dict(live.most_counts),
     }
+
+
+def _model(name: str) -> Any:
+    import torch
+
+    if name == "identity":
+        return torch.nn.Identity()
+    sys.path.insert(0, str(Path(__file__).parents[1]))
+    from benchmarks.common import UNet3d
+
+    torch.manual_seed(0)
+    return UNet3d().eval()
+
+
+def _alone(model: Any, job: dict[str, Any]) -> dict[str, Any]:
+    """Call the model on batches of patches as a block would, and do nothing else."""
+    import threading
+
+    import torch
+
+    from xspinn import as_model
+    from xspinn.allocator import give_back, kept
+    from xspinn.tuning import as_tuning
+
+    tuning = as_tuning(job["tune"], "float32")
+    assert tuning is not None
+    ready = as_model(model).load(torch.device("cpu"), tuning)
+    batch = torch.zeros((job["batch"], 1, *(job["patch"],) * 3))
+
+    def call() -> None:
+        for _ in range(3):
+            with kept(tuning.allocator):
+                for _ in range(4):
+                    ready(batch)
+            give_back()
+
+    _reset_peak()
+    before = _status("VmRSS") or _peak()
+    start = time.perf_counter()
+    thread = threading.Thread(target=call)  # as blocks run
+    thread.start()
+    thread.join()
+    seconds, peak = time.perf_counter() - start, _peak()
+    own = {"before": before, "peak": peak, "growth": peak - before, "seconds": seconds}
+    return {**own, "blocks": 0, "live": {}, "live_counts": {}}
 
 
 # -- in the process that measures ------------------------------------------------------------
@@ -165,6 +214,9 @@ def measure(
     boundary: str = "none",
     workers: int = 2,
     live: bool = False,
+    model: str = "identity",
+    batch: int | None = None,
+    tune: bool | dict[str, Any] = False,
 ) -> dict[str, Any]:
     """Run one job in a fresh process, and return what it needed."""
     with tempfile.TemporaryDirectory(dir=source.parent) as folder:
@@ -179,6 +231,9 @@ def measure(
             "boundary": boundary,
             "workers": workers,
             "live": live,
+            "model": model,
+            "batch": batch,
+            "tune": tune,
         }
         command = [sys.executable, "-W", "ignore", __file__, "--job", json.dumps(job)]
         done = subprocess.run(command, capture_output=True, text=True, check=False)
@@ -236,6 +291,9 @@ def main() -> None:
     parser.add_argument("--repeat", type=int, default=1, help="runs of each; all are printed")
     parser.add_argument("--live", action="store_true", help="also say what dask held at its peak")
     parser.add_argument("--folder", type=Path, help="for the volumes, kept; by default temporary")
+    parser.add_argument("--model", default="identity", choices=("identity", "unet"))
+    parser.add_argument("--batch", type=int, default=2, help="patches in one call of the model")
+    parser.add_argument("--allocator", action="store_true", help="let glibc keep freed memory")
     parser.add_argument("--job", help=argparse.SUPPRESS)
     args = parser.parse_args()
     if args.job:
@@ -254,14 +312,23 @@ def main() -> None:
 def _table(args: argparse.Namespace, volumes: dict[int, Path]) -> None:
     geometry = {
         name: getattr(args, name)
-        for name in ("blocks", "patch", "overlap", "boundary", "workers", "live")
+        for name in ("blocks", "patch", "overlap", "boundary", "workers", "live", "model", "batch")
     }
+    geometry["tune"] = {"allocator": args.allocator} if args.allocator else False
+    if args.model == "unet":
+        geometry["tune"] = {"memory_format": "channels_last", "allocator": args.allocator}
 
     def say(*cells: Any) -> None:
         sys.stdout.write("".join(f"{cell:>9}" for cell in cells) + "\n")
         sys.stdout.flush()
 
     say("source", "window", "size", "blocks", "seconds", "before", "peak", "growth")
+    alone = 0
+    if args.model != "identity":
+        one = measure(next(iter(volumes.values())), "trim", "alone", **geometry)
+        alone = one["peak"]
+        sizes = [round(one[name] / MIB) for name in ("before", "peak", "growth")]
+        say("alone", "", "", "", round(one["seconds"], 1), *sizes)
     for via in args.sources:
         for window in args.windows:
             found: dict[int, list[dict[str, Any]]] = {}
@@ -280,6 +347,9 @@ def _table(args: argparse.Namespace, volumes: dict[int, Path]) -> None:
             )
             ratios = [f"{most[name] / least[name]:.2f}x" for name in ("peak", "growth")]
             say("", "", "", "", "", "ratio", *ratios)
+            if alone:
+                over = [round((peaks["peak"] - alone) / MIB) for peaks in (least, most)]
+                say("", "", "", "", "", "over", *over)
 
 
 if __name__ == "__main__":

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 __all__ = ["LENGTH", "TASK", "Shared", "prepare", "short", "task_name"]
 
 TASK = "spinn-model-"
-"""Names of the tasks that build models begin with this, and a hash of the model's key follows."""
+"""Names of the tasks that hold models begin with this, and a hash of the model's key follows."""
 
 LENGTH = 24
 """Digits of that hash."""
@@ -32,9 +32,9 @@ def short(key: str) -> str:
     return hashlib.sha256(key.encode()).hexdigest()[:LENGTH]
 
 
-def task_name(key: str, device: str | None) -> str:
-    """Name the task that builds a model on a device."""
-    return f"{TASK}{short(key)}{short(str(device))[:8]}"
+def task_name(key: str, *how: object) -> str:
+    """Name the task that holds a model, to be built on some device and in some way."""
+    return f"{TASK}{short(key)}{short(str(how))[:8]}"
 
 
 def prepare() -> None:

@@ -13,11 +13,15 @@ import torch
 from xspinn.errors import ModelError
 from xspinn.models.content import Content, here
 from xspinn.models.results import channels_first, channels_last, in_batches
+from xspinn.tuning import Tuning
 
-__all__ = ["Built", "Model", "Options"]
+__all__ = ["TORCH", "Built", "Model", "Options"]
 
 Built: TypeAlias = Callable[[torch.Tensor], Any]
 """A model that is ready to be called on a batch of patches, on one device."""
+
+TORCH = frozenset({"memory_format", "compile", "cuda_graph", "precision"})
+"""What `Model.tunes` is for formats that are built as torch modules."""
 
 
 @dataclass(frozen=True)
@@ -52,6 +56,9 @@ class Model(ABC):
 
     takes: ClassVar[frozenset[str]] = frozenset()
     """Which of `Options` mean something for this format."""
+
+    tunes: ClassVar[frozenset[str]] = frozenset()
+    """Which fields of a `Tuning` mean something to `tuned`; without any, nothing is measured."""
 
     name: str
     key: str
@@ -161,8 +168,27 @@ class Model(ABC):
             What `device` returned.
         """
 
-    def load(self, device: torch.device) -> Built:
+    def tuned(self, device: torch.device, tuning: Tuning) -> Built:
+        """Return what `build` does, called in some way; for formats that say so in `tunes`.
+
+        Parameters
+        ----------
+        device : torch.device
+            What `device` returned.
+        tuning : Tuning
+            Only what `tunes` names differs from torch as it comes.
+        """
+        return self.build(device)
+
+    def load(self, device: torch.device, tuning: Tuning | None = None) -> Built:
         """Build the model as blocks call it: any batch, channels first, and say what went wrong.
+
+        Parameters
+        ----------
+        device : torch.device
+            What `device` returned.
+        tuning : Tuning, optional
+            Torch as it comes without one.
 
         Raises
         ------
@@ -170,7 +196,7 @@ class Model(ABC):
             Names the file, the format, the process and the reason.
         """
         try:
-            ready = self.build(device)
+            ready = self.tuned(device, tuning) if tuning and self.tunes else self.build(device)
         except Exception as error:
             origin = f" from {self.content.origin}" if self.content.origin else ""
             raise ModelError(

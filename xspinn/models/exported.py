@@ -10,10 +10,11 @@ import torch
 
 from xspinn.errors import ModelError
 from xspinn.models.archive import harmless
-from xspinn.models.base import Built, Model, Options
+from xspinn.models.base import TORCH, Built, Model, Options
+from xspinn.models.calling import calling
 from xspinn.models.feeding import feed_of
 from xspinn.models.files import FileModel
-from xspinn.models.module import calling
+from xspinn.tuning import Tuning
 
 __all__ = ["ExportedModel"]
 
@@ -31,6 +32,7 @@ class ExportedModel(FileModel):
 
     suffixes = (".pt2",)
     takes = frozenset({"channels_last", "allow_pickle"})
+    tunes = TORCH
 
     @classmethod
     def accepts(cls, model: Any) -> bool:
@@ -66,12 +68,16 @@ class ExportedModel(FileModel):
 
     def build(self, device: torch.device) -> Built:
         """Return the program on a device."""
+        return self.tuned(device, Tuning())
+
+    def tuned(self, device: torch.device, tuning: Tuning) -> Built:
+        """Return the program, called in some way."""
         program = self._open()
         if device.type != "cpu":
             from torch.export.passes import move_to_device_pass
 
             program = move_to_device_pass(program, device)
-        return calling(program.module(), self.takes_dtype)
+        return calling(program.module(), self.takes_dtype, device, tuning)
 
     def _open(self) -> torch.export.ExportedProgram:
         raw = self.content.open()

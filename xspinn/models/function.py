@@ -69,6 +69,10 @@ class FunctionModel(Model):
 
         return call
 
+    def device(self, asked: torch.device) -> torch.device:
+        """Return the CPU, where numpy is."""
+        return torch.device("cpu")
+
     def feed_dtype(self, dtype: np.dtype[Any]) -> np.dtype[Any]:
         """Return floats and complex numbers as they are, bools and integers as floats."""
         return default_feed(dtype)
@@ -96,6 +100,10 @@ class TensorFunctionModel(FunctionModel):
     def converts(cls, model: Any) -> bool:
         """Return whether it can be called."""
         return callable(model)
+
+    def device(self, asked: torch.device) -> torch.device:
+        """Return the device that is asked for."""
+        return asked
 
     def build(self, device: torch.device) -> Built:
         """Return the function, made to run without gradients."""

@@ -15,11 +15,13 @@ from torch.nn.utils import parametrize
 
 from xspinn.errors import ModelError
 from xspinn.hashing import fingerprint
-from xspinn.models.base import Built, Model, Options
+from xspinn.models.base import TORCH, Built, Model, Options
+from xspinn.models.calling import calling, own_dtype
 from xspinn.models.content import Buffer, Content
-from xspinn.models.feeding import HALF, feed_of
+from xspinn.models.feeding import feed_of
+from xspinn.tuning import Tuning
 
-__all__ = ["ModuleModel", "calling", "own_dtype"]
+__all__ = ["ModuleModel"]
 
 ALIGNED = 64
 """Weights begin at multiples of this many bytes, so that any dtype can be read in place."""
@@ -34,6 +36,7 @@ class ModuleModel(Model):
     """
 
     takes = frozenset({"channels_last"})
+    tunes = TORCH
 
     def __init__(self, module: torch.nn.Module, options: Options) -> None:
         module = _plain(module)
@@ -101,7 +104,11 @@ class ModuleModel(Model):
 
     def build(self, device: torch.device) -> Built:
         """Return the module on a device, in eval mode, sharing nothing with the user's."""
-        return calling(self.module(device), self.own_dtype)
+        return self.tuned(device, Tuning())
+
+    def tuned(self, device: torch.device, tuning: Tuning) -> Built:
+        """Return the module, called in some way."""
+        return calling(self.module(device), self.own_dtype, device, tuning)
 
     def feed_dtype(self, dtype: np.dtype[Any]) -> np.dtype[Any]:
         """Return the dtype of the first floating parameter or buffer; without one, the default."""
@@ -114,18 +121,6 @@ class ModuleModel(Model):
 
     def __getstate__(self) -> dict[str, Any]:
         return {**self.__dict__, "_parts": None}
-
-
-def calling(module: Any, own: torch.dtype | None) -> Built:
-    """Return a call of a module without gradients; half-precision weights get their own dtype."""
-    half = own if own in HALF else None
-
-    def call(batch: torch.Tensor) -> Any:
-        # Only the forward call runs in inference mode: what is built in it cannot be trained.
-        with torch.inference_mode():
-            return module(batch if half is None else batch.to(half))
-
-    return call
 
 
 # -- taking apart and putting together ---------------------------------------------------------
@@ -147,11 +142,6 @@ def _plain(module: torch.nn.Module) -> torch.nn.Module:
             for name, value in values.items():
                 child.register_parameter(name, torch.nn.Parameter(value, False))
     return module
-
-
-def own_dtype(tensors: Sequence[torch.Tensor]) -> torch.dtype | None:
-    """Dtype of the first floating or complex parameter or buffer."""
-    return next((t.dtype for t in tensors if t.is_floating_point() or t.is_complex()), None)
 
 
 def _tensors(module: torch.nn.Module) -> list[torch.Tensor]:

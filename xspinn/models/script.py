@@ -10,9 +10,10 @@ import numpy as np
 import torch
 
 from xspinn.models.base import Built, Model, Options
+from xspinn.models.calling import calling, own_dtype
 from xspinn.models.feeding import feed_of
 from xspinn.models.files import FileModel
-from xspinn.models.module import calling, own_dtype
+from xspinn.tuning import Tuning
 
 __all__ = ["ScriptModel"]
 
@@ -27,6 +28,7 @@ class ScriptModel(FileModel):
 
     suffixes = (".ts", ".torchscript")
     takes = frozenset({"channels_last"})
+    tunes = frozenset({"memory_format"})
 
     @classmethod
     def accepts(cls, model: Any) -> bool:
@@ -50,7 +52,11 @@ class ScriptModel(FileModel):
 
     def build(self, device: torch.device) -> Built:
         """Return the program on a device, in eval mode."""
-        return calling(self._open(device), self.own_dtype)
+        return self.tuned(device, Tuning())
+
+    def tuned(self, device: torch.device, tuning: Tuning) -> Built:
+        """Return the program, called in some way."""
+        return calling(self._open(device), self.own_dtype, device, tuning)
 
     def _open(self, device: torch.device) -> Any:
         with warnings.catch_warnings():

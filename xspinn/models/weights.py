@@ -15,11 +15,13 @@ import torch
 
 from xspinn.errors import ModelError
 from xspinn.hashing import fingerprint
-from xspinn.models.base import Built, Model, Options
+from xspinn.models.base import TORCH, Built, Model, Options
+from xspinn.models.calling import calling, own_dtype
 from xspinn.models.content import Buffer, Content, here
 from xspinn.models.feeding import feed_of
 from xspinn.models.files import FileModel
-from xspinn.models.module import ModuleModel, calling, own_dtype
+from xspinn.models.module import ModuleModel
+from xspinn.tuning import Tuning
 
 __all__ = ["WeightsModel"]
 
@@ -43,6 +45,7 @@ class WeightsModel(FileModel):
 
     suffixes = (".safetensors", ".pth", ".pt", ".ckpt")
     takes = frozenset({"factory", "channels_last", "allow_pickle"})
+    tunes = TORCH
 
     @classmethod
     def read(cls, content: Content, options: Options) -> Model:
@@ -85,7 +88,11 @@ class WeightsModel(FileModel):
 
     def build(self, device: torch.device) -> Built:
         """Return the module with its weights on a device, in eval mode."""
-        return calling(self._module(device), self.own_dtype)
+        return self.tuned(device, Tuning())
+
+    def tuned(self, device: torch.device, tuning: Tuning) -> Built:
+        """Return the module, called in some way."""
+        return calling(self._module(device), self.own_dtype, device, tuning)
 
     def _module(self, device: torch.device) -> torch.nn.Module:
         # Weights take the place of the module's own, in the dtype of the file.

@@ -1,0 +1,185 @@
+"""Measure which way of calling a model is fastest, and whether its results agree.
+
+A few batches of noise are run in each way that may be worth it. The first patch of each is compared
+with what torch gives as it comes, in float32; a way that differs by more than a tolerance is not
+chosen. On noise, so that nothing is read from the user's array before the result is asked for.
+"""
+
+from __future__ import annotations
+
+import concurrent.futures
+import contextlib
+import time
+from collections.abc import Sequence
+from dataclasses import replace
+
+import torch
+
+from xspinn.allocator import can_keep
+from xspinn.devices import (
+    check_precision_of,
+    pick_device,
+)
+from xspinn.errors import PlanError
+from xspinn.models.base import Model
+from xspinn.trial import Result, Trial
+from xspinn.tuning import Asked, Choice, Tuning
+
+__all__ = ["AUTO_ERROR", "measure"]
+
+AUTO_ERROR = 0.02
+"""``precision="auto"`` takes a lower precision if its root mean square error on noise is at most
+so many standard deviations of the output."""
+
+WORTH = 2.0
+"""Seconds that a job takes as torch comes from which on ways are measured."""
+
+SHARE = 0.08
+"""Part of the job's time, as torch comes, after which measuring does not look further."""
+
+WORTHWHILE = 1.03
+"""How much faster a larger batch, or glibc that keeps memory, must be to be worth its memory."""
+
+THREADS = 1.15
+"""How much faster several calls at once must be to be worth their memory."""
+
+COMPILE_FROM = 120.0
+"""Seconds of the rest of the job from which on compiling, which takes many, is tried."""
+
+
+def measure(model: Model, asked: Asked) -> Choice:
+    """Find the fastest batch and tuning whose results agree with torch as it comes.
+
+    Parameters
+    ----------
+    model : Model
+    asked : Asked
+
+    Returns
+    -------
+    Choice
+
+    Raises
+    ------
+    PlanError
+        If the device lacks the precision.
+    ModelError
+        If the model fails as torch comes.
+    """
+    # In a thread of its own, as blocks run: memory comes from another arena there.
+    with concurrent.futures.ThreadPoolExecutor(1, thread_name_prefix="spinn-tuner") as pool:
+        return pool.submit(_measure, model, asked).result()
+
+
+def _measure(model: Model, asked: Asked) -> Choice:
+    device = model.device(pick_device(asked.device))
+    if asked.precision != "auto":
+        check_precision_of(asked.precision, device)
+    plain = Tuning(precision="float32" if asked.precision == "auto" else asked.precision)
+    trial = Trial(model, device, asked)
+    job = trial.start() * asked.patches
+    if job < WORTH and asked.precision == "float32":
+        return Choice(asked.usual, plain)
+    trial.limit = SHARE * job
+    usual = trial.run(Tuning(), asked.usual, calls=2)
+    best = usual if plain == Tuning() else trial.run(plain, asked.usual)
+    if best is None or usual is None:
+        return Choice(asked.usual, plain)
+    if asked.tune and job >= WORTH:
+        best = _fastest(trial, best)
+    if asked.precision == "auto":
+        best = _lower_precision(trial, best)
+    if best == usual:
+        return Choice(asked.usual, plain)
+    tuning = replace(
+        best.tuning,
+        source="measured",
+        speedup=float(f"{usual.seconds / best.seconds:.3g}"),
+        error=float(f"{best.error.rms:.2g}"),
+        worst=float(f"{best.error.worst:.2g}"),
+    )
+    return Choice(best.batch, tuning)
+
+
+# -- what is tried ---------------------------------------------------------------------------
+
+
+def _fastest(trial: Trial, best: Result) -> Result:
+    """Try memory formats and batches, then what only pays on top of the best of them.
+
+    What is most likely to help comes first: on a short job there is no time for the rest.
+    """
+    asked, plain = trial.asked, best
+    on_cpu = trial.device.type == "cpu"
+    keep = asked.allocator and on_cpu and can_keep()
+    for memory_format in _formats(trial):
+        way = replace(plain.tuning, memory_format=memory_format, allocator=keep)
+        best = _ladder(trial, way, best, _batches(trial, None if best is plain else best))
+    if best.tuning.allocator and trial.left:  # and back, unless that is slower
+        without = trial.run(replace(best.tuning, allocator=False), best.batch, beat=best)
+        if without is not None and without.seconds < best.seconds * WORTHWHILE:
+            best = without
+    if on_cpu and torch.get_num_threads() > 1 and trial.left:
+        alone = replace(best.tuning, threads=1)
+        best = _faster(best, trial.run(alone, best.batch, beat=best), THREADS)
+    rest = best.seconds * asked.patches / asked.workers
+    if "compile" in trial.model.tunes and rest > COMPILE_FROM:
+        start = time.perf_counter()
+        compiled = trial.run(replace(best.tuning, compile=True), best.batch)
+        taken = time.perf_counter() - start
+        # Every process compiles for itself, at the same time as the others.
+        if compiled is not None and rest * (1 - compiled.seconds / best.seconds) > taken:
+            best = compiled
+    return best
+
+
+def _formats(trial: Trial) -> Sequence[str]:
+    """Memory formats worth a try: the one that is most often the faster comes first."""
+    turns = "memory_format" in trial.model.tunes and len(trial.asked.shape) in (3, 4)
+    if turns and not trial.model.channels_last:
+        return ("channels_last", "contiguous")
+    return ("contiguous",)
+
+
+def _ladder(trial: Trial, way: Tuning, best: Result, batches: Sequence[int]) -> Result:
+    """Try batches from small to large, as long as they get faster."""
+    before = None
+    for batch in batches:
+        if not trial.left:
+            break
+        result = trial.run(way, batch, beat=best)
+        if result is None or (before is not None and result.seconds > before):
+            break
+        before = result.seconds
+        best = _faster(best, result, WORTHWHILE if batch > best.batch else 1.0)
+    return best
+
+
+def _batches(trial: Trial, best: Result | None) -> list[int]:
+    asked = trial.asked
+    fixed = trial.model.shape is not None and trial.model.shape[0] is not None
+    if asked.given or fixed:
+        return [asked.usual]
+    if best is not None:  # the next memory format is compared at the best batch of the first
+        return [best.batch]
+    factors = (1, 2, 4, 8) if trial.device.type == "cuda" else (0.5, 1, 2)
+    sizes = {max(1, min(int(asked.usual * factor), asked.patches)) for factor in factors}
+    return sorted(sizes)
+
+
+def _lower_precision(trial: Trial, best: Result) -> Result:
+    """Take a lower precision where the device has one, it is faster, and it errs little."""
+    chosen = best
+    for precision in ("bf16", "fp16"):
+        with contextlib.suppress(PlanError):
+            check_precision_of(precision, trial.device)
+            way = replace(best.tuning, precision=precision)
+            result = trial.run(way, best.batch)
+            if result is not None and result.error.rms <= AUTO_ERROR:
+                chosen = _faster(chosen, result, WORTHWHILE)
+    return chosen
+
+
+def _faster(best: Result, other: Result | None, margin: float) -> Result:
+    """The other if it is faster by more than a margin."""
+    return other if other is not None and other.seconds * margin < best.seconds else best
