@@ -35,6 +35,11 @@ def growth(can, **env):
     return [int(word) for word in python(CODE.format(can=can), **env).split()]
 
 
+pytestmark = pytest.mark.skipif(
+    not hasattr(allocator._libc(), "gnu_get_libc_version"), reason="the C library is not glibc"
+)
+
+
 @pytest.fixture
 def clean(monkeypatch):
     for name in list(os.environ):
@@ -60,6 +65,7 @@ def test_the_last_thread_that_leaves_sets_it_back(monkeypatch):
     seen = []
     monkeypatch.setattr(allocator, "can_keep", lambda: True)
     monkeypatch.setattr(allocator, "_set", seen.append)
+    monkeypatch.setattr(allocator, "_environ", dict)
     inside, leave = threading.Barrier(5), threading.Barrier(5)
 
     def block():
@@ -79,3 +85,11 @@ def test_the_last_thread_that_leaves_sets_it_back(monkeypatch):
     with allocator.kept(False):
         pass
     assert len(seen) == 2
+
+
+def test_workers_of_distributed_keep_memory_too(clean, monkeypatch):
+    usual, inside, after, again = growth(True, MALLOC_TRIM_THRESHOLD_="65536")
+    assert inside > 40
+    assert max(usual, after, again) < 10
+    monkeypatch.setattr(allocator, "_environ", lambda: {allocator.OF_NANNIES: "65536"})
+    assert allocator._usual()[allocator.M_TRIM_THRESHOLD] == 65536

@@ -21,10 +21,6 @@ from xspinn.prepare import prepare
 CPU = torch.device("cpu")
 
 
-def none(device):
-    return contextlib.nullcontext()
-
-
 def network():
     torch.manual_seed(0)
     return torch.nn.Conv2d(1, 3, 3, padding=1)
@@ -117,7 +113,7 @@ def test_blocks_go_to_the_device_with_the_fewest(two_gpus, monkeypatch):
         return names[str(device)]
 
     with contextlib.ExitStack() as stack:
-        taken = [stack.enter_context(lane(None, place, 0, none)).device.index for _ in range(4)]
+        taken = [stack.enter_context(lane(None, place, 0, None)).device.index for _ in range(4)]
     assert taken == [0, 1, 0, 1]
     assert set(lanes._running.values()) == {0}
 
@@ -148,7 +144,7 @@ def test_a_recorded_call_is_replayed_for_each_shape():
 
 def test_lanes_of_many_threads_are_given_back():
     def one():
-        with lane("cpu", lambda device: device, 0, none):
+        with lane("cpu", lambda device: device, 0, None):
             time.sleep(0.001)
 
     threads = [threading.Thread(target=one) for _ in range(16)]

@@ -2,6 +2,7 @@
 
 import json
 import time
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
@@ -44,6 +45,7 @@ def measured(monkeypatch):
     monkeypatch.setattr(choices, "WORTH", 0)
     monkeypatch.setattr(tuner, "WORTH", 0)
     monkeypatch.setattr(tuner, "SHARE", 1e9)
+    monkeypatch.setattr(tuner, "FEW", 1e9)
     monkeypatch.setattr(choices, "_chosen", {})
 
 
@@ -89,6 +91,11 @@ def test_short_jobs_and_those_that_say_so_are_not_measured(volume, monkeypatch):
     assert volume.spinn.plan(Network(), patch=PATCH, tune=False).tuning == Tuning()
 
 
+def of_a_new_thread():
+    with ThreadPoolExecutor(1) as pool:
+        return pool.submit(torch.get_num_threads).result()
+
+
 SETTINGS = [
     {"memory_format": "channels_last"},
     {"allocator": True},
@@ -107,7 +114,7 @@ def test_what_is_set_by_hand_is_done_and_agrees(volume, tune):
     found = volume.spinn.predict(Network(), patch=PATCH, tune=tune)
     expected = volume.spinn.predict(Network(), patch=PATCH, tune=False)
     assert float(abs(found - expected).max()) < TOLERANCE * float(expected.std())
-    assert torch.get_num_threads() == threads
+    assert threads == torch.get_num_threads() == of_a_new_thread()
     assert json.loads(found.attrs["xspinn"])["tuning"] == {**tune, "source": "given"}
     assert as_tuning(plan.tuning, "float32") == plan.tuning
 
@@ -133,7 +140,6 @@ def test_a_choice_is_seen_remembered_and_agrees(volume, measured, monkeypatch):
     monkeypatch.setattr(choices, "_chosen", {})
     monkeypatch.setattr(tuner, "measure", never)
     assert volume.spinn.plan(Network(), patch=PATCH) == plan
-    assert volume.chunk(z=20).spinn.plan(Network(), patch=PATCH).tuning == plan.tuning
 
 
 def test_a_memory_that_cannot_be_read_or_written_is_done_without(
@@ -173,7 +179,7 @@ class Treacherous(torch.nn.Module):
 
 @pytest.mark.parametrize("wrong", [0.0, 0.01])
 def test_a_way_whose_results_differ_is_not_chosen(measured, wrong):
-    asked = Asked((1, 8, 8, 8), "float32", 4, True, 50, "float32", None, allocator=False)
+    asked = Asked((1, 8, 8, 8), "float32", 4, True, 50, 50, 1, "float32", None, allocator=False)
     choice = tuner.measure(as_model(Treacherous(wrong)), asked)
     last = choice.tuning.memory_format == "channels_last"
     assert last is (wrong == 0)
@@ -187,13 +193,7 @@ class Refusing(torch.nn.Module):
         self.layer = torch.nn.Conv3d(1, 4, 3, padding=1)
 
     def forward(self, x):
-        return (
-            self.layer(x)
-            .view(len(x), 4, *x.shape[2:])
-            .flatten(1, 2)
-            .view(len(x), -1)
-            .view(len(x), 4, *x.shape[2:])
-        )
+        return self.layer(x).view(len(x), -1).view(len(x), 4, *x.shape[2:])
 
 
 def test_a_way_that_fails_is_not_chosen(volume, measured):
@@ -270,7 +270,9 @@ def test_a_model_that_cannot_be_compiled_runs_as_it_is_with_one_warning(volume, 
 
 @pytest.mark.slow
 def test_compiling_pays_in_long_jobs_only(measured, monkeypatch):
-    asked = Asked((1, 16, 16, 16), "float32", 4, True, 10**9, "float32", None, allocator=False)
+    asked = Asked(
+        (1, 16, 16, 16), "float32", 4, True, 10**9, 64, 1, "float32", None, allocator=False
+    )
     tried = []
     run = tuner.Trial.run
 
@@ -300,7 +302,9 @@ def test_on_a_cluster_a_worker_measures_and_all_do_the_same(volume, monkeypatch)
         LocalCluster(n_workers=2, threads_per_worker=1, dashboard_address=":0") as cluster,
         Client(cluster),
     ):
-        lazy = volume.chunk(z=20).spinn.predict(Network(), patch=PATCH, precision="bf16")
+        model = Network()
+        model.register_buffer("bulk", torch.zeros(100_000))  # too much to travel inside a graph
+        lazy = volume.chunk(z=20).spinn.predict(model, patch=PATCH, precision="bf16")
         seen = json.loads(lazy.attrs["xspinn"])["tuning"]
         assert seen["precision"] == "bf16"
         assert seen["error"] > 0

@@ -18,6 +18,7 @@ import os
 import sys
 import threading
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 __all__ = ["can_keep", "give_back", "kept"]
@@ -40,13 +41,20 @@ arrays; once one was set they stand still, so they are set to where they would h
 OWN_WORDS = ("MALLOC_", "GLIBC_TUNABLES")
 """How the names of environment variables begin by which users set glibc's parameters."""
 
+OF_NANNIES = "MALLOC_TRIM_THRESHOLD_"
+"""The one that distributed sets for its workers. With it, the other threshold never grows."""
+
+NEVER_GROWN = 128 * 2**10
+"""Bytes of that other one."""
+
 
 @functools.cache
 def can_keep() -> bool:
     """Return whether `kept` does anything in this process."""
-    if not sys.platform.startswith("linux") or os.environ.get("LD_PRELOAD"):
+    environ = _environ()
+    if not sys.platform.startswith("linux") or environ.get("LD_PRELOAD"):
         return False
-    if any(name.startswith(OWN_WORDS) for name in os.environ):
+    if any(name.startswith(OWN_WORDS) and name != OF_NANNIES for name in environ):
         return False
     libc = _libc()
     return hasattr(libc, "gnu_get_libc_version") and hasattr(libc, "mallopt")
@@ -79,7 +87,7 @@ def kept(wanted: bool = True) -> Iterator[None]:
         with _lock:
             _inside -= 1
             if _inside == 0:
-                _set(USUAL)
+                _set(_usual())
 
 
 def give_back() -> None:
@@ -91,6 +99,24 @@ def give_back() -> None:
     """
     if sys.platform.startswith("linux") and hasattr(_libc(), "malloc_trim"):
         _libc().malloc_trim(0)
+
+
+def _usual() -> dict[int, int]:
+    """What holds outside: glibc's defaults, or what distributed set for its workers."""
+    trim = _environ().get(OF_NANNIES, "")
+    if not trim.isdigit():
+        return USUAL
+    return {**USUAL, M_TRIM_THRESHOLD: int(trim), M_MMAP_THRESHOLD: NEVER_GROWN}
+
+
+@functools.cache
+def _environ() -> dict[str, str]:
+    """The environment that this process, and so glibc, began with; others change it later."""
+    try:
+        raw = Path("/proc/self/environ").read_bytes().decode(errors="replace")
+    except OSError:
+        return dict(os.environ)
+    return dict(line.split("=", 1) for line in raw.split("\0") if "=" in line)
 
 
 def _set(parameters: dict[int, int]) -> None:

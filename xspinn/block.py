@@ -10,6 +10,7 @@ import contextlib
 import itertools
 import math
 from collections.abc import Iterator, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -18,7 +19,7 @@ import torch
 from xspinn.activations import activate
 from xspinn.allocator import kept
 from xspinn.cache import built_model
-from xspinn.devices import call_gate, torch_threads
+from xspinn.devices import call_gate, limited
 from xspinn.errors import ModelError
 from xspinn.halving import Answers, Fits
 from xspinn.job import Job
@@ -51,32 +52,35 @@ def run_block(job: Job, model: Model, data: Any, block: Sequence[int]) -> tuple[
     """
     plan, tuning = job.plan, job.plan.tuning
 
-    def gate(device: torch.device) -> contextlib.AbstractContextManager[object]:
-        # A function looks after its own threads, and may itself call `predict`.
-        return call_gate(device, tuning.threads) if model.kept else contextlib.nullcontext()
-
-    with kept(tuning.allocator), lane(job.device, model.device, plan.block_bytes, gate) as way:
-        ready = built_model(model, way.device, tuning)
+    # A function looks after its own threads, and may itself call `predict`.
+    gate = partial(call_gate, threads=tuning.threads) if model.kept else None
+    with lane(job.device, model.device, plan.block_bytes, gate) as way:
+        ready = limited(built_model(model, way.device, tuning), tuning.threads)
         fits = Fits.of(model.key, way.device, tuning)
         x = way.upload(_feed(plan, data))
-        sums = [Sums(plan, output, block, len(x), way.store) for output in plan.outputs]
 
         def answers() -> Iterator[tuple[list[Item], Answers]]:
             for batch in _batches(_items(plan, block, len(x)), plan.batch):
-                with _noted(job, block, batch):
-                    patches = way.feed(_cut(x, batch))
-                    yield batch, fits.run(ready, patches, plan.batch)
+                parts = fits.run(ready, way.feed(_cut(x, batch)), plan.batch)
+                while True:
+                    with _noted(job, block, batch):
+                        part = next(parts, None)
+                    if part is None:
+                        break
+                    yield batch[part[0]], part[1]
 
-        with way.computing(), torch_threads(tuning.threads):
+        with way.computing(), kept(tuning.allocator):
+            # Blocks that wait for their turn hold their input and no more.
+            sums = [Sums(plan, output, block, len(x), way.store) for output in plan.outputs]
             for batch, named in way.fetched(answers()):
                 with _noted(job, block, batch), torch.inference_mode():
                     _add(job, sums, batch, dict(named))
             tensors = [total.tensors() for total in sums]
         arrays = iter(way.download(list(itertools.chain.from_iterable(tensors))))
-    found = [list(itertools.islice(arrays, len(own))) for own in tensors]
-    if job.check_nan:
-        _check_nan(job, sums, [bool(own[0]) for own in found], x, block)
-    return tuple(total.pack(own) for total, own in zip(sums, found, strict=True))
+        found = [list(itertools.islice(arrays, len(own))) for own in tensors]
+        if job.check_nan:
+            _check_nan(job, sums, [bool(own[0]) for own in found], x, block)
+        return tuple(total.pack(own) for total, own in zip(sums, found, strict=True))
 
 
 def _add(

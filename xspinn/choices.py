@@ -11,9 +11,12 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
+import logging
 import math
 import os
 import sys
+import threading
+from collections.abc import Callable
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -29,6 +32,8 @@ if TYPE_CHECKING:
 
 __all__ = ["choose", "folder"]
 
+logger = logging.getLogger(__name__)
+
 VERSION = 1
 """Grows when choices that were made before should be made anew."""
 
@@ -37,7 +42,11 @@ WORTH = 5e11
 used for each voxel: some seconds of a CPU. Most models use fewer, so this comes first, costs
 nothing, and is the same for everyone; the clock decides after it."""
 
+BUSY, LONG = 30.0, 600.0
+"""Seconds to wait for a worker to answer, and to measure."""
+
 _chosen: dict[str, Choice] = {}
+_lock = threading.Lock()
 
 
 def folder() -> Path:
@@ -68,18 +77,28 @@ def choose(model: Model, asked: Asked, lazy: bool) -> Choice:
     work = 2 * weights * math.prod(asked.shape[1:]) * asked.patches
     if work < WORTH and asked.precision == "float32":
         return Choice(asked.usual, Tuning())
-    client = _client() if lazy else None
-    key = _key(model, asked, _kind(client, asked.device))
-    if key not in _chosen:
-        _chosen[key] = _read(key) or _measured(client, model, asked)
-        _write(key, _chosen[key])
-    return _chosen[key]
+    try:
+        client = _client() if lazy else None
+        kind = _kind(client, asked.device)
+        key = _key(model, asked, kind)
+        with _lock:
+            if key not in _chosen:
+                _chosen[key] = _read(key) or _measured(client, model, asked, key)
+            return _chosen[key]
+    except _NobodyThereError as reason:
+        logger.info("%s is called as torch comes: %s", model.name, reason)
+        precision = "float32" if asked.precision == "auto" else asked.precision
+        return Choice(asked.usual, Tuning(precision=precision))
+
+
+class _NobodyThereError(Exception):
+    """Whoever will run the job cannot be asked now; nothing is measured in the wrong place."""
 
 
 def _key(model: Model, asked: Asked, kind: str) -> str:
     facts = {k: v for k, v in asdict(asked).items() if k not in ("patches", "workers")}
-    # Whether it is worth compiling depends on the job: one choice for each order of its size.
-    facts["scale"] = round(math.log10(asked.patches))
+    # What is worth a try depends on how long the job is.
+    facts["scale"] = round(math.log2(asked.patches))
     parts = [VERSION, model.key, type(model).__name__, facts, kind]
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:32]
 
@@ -88,27 +107,55 @@ def _key(model: Model, asked: Asked, kind: str) -> str:
 
 
 def _client() -> Any:
-    """Return the client whose cluster will run the job, if there is one that can be asked now."""
+    """Return the client whose cluster will run the job, if there is one; None if it runs here."""
     from dask import config
 
     distributed = sys.modules.get("distributed")
-    if distributed is None or config.get("scheduler", None) not in (None, "dask.distributed"):
+    if distributed is None:
         return None
-    with contextlib.suppress(ValueError):
-        distributed.get_worker()
-        return None  # on a worker already
-    with contextlib.suppress(ValueError):
-        client = distributed.default_client()
-        if not client.asynchronous and client.scheduler_info(n_workers=1)["workers"]:
-            return client
-    return None
+    chosen = config.get("scheduler", None)
+    if isinstance(chosen, distributed.Client):
+        client = chosen
+    elif chosen in (None, "distributed", "dask.distributed"):
+        with contextlib.suppress(ValueError):
+            distributed.get_worker()
+            return None  # on a worker already
+        try:
+            client = distributed.default_client()
+        except ValueError:
+            return None
+    else:
+        return None
+    if client.asynchronous:
+        raise _NobodyThereError("its client is asynchronous")
+    if not client.scheduler_info(n_workers=1)["workers"]:
+        raise _NobodyThereError("the cluster has no workers yet")
+    return client
+
+
+_kinds: dict[tuple[str, str | None], str] = {}
 
 
 def _kind(client: Any, device: str | None) -> str:
     if client is None:
-        return _kind_here(device)
-    kind: str = client.submit(_kind_here, device, pure=False).result()
-    return kind
+        try:
+            return _kind_here(device)
+        except (RuntimeError, AssertionError) as error:  # no such device here; maybe where it runs
+            raise _NobodyThereError(str(error)) from error
+    place = (client.id, device)
+    if place not in _kinds:
+        _kinds[place] = _there(client, BUSY, _kind_here, device)
+    return _kinds[place]
+
+
+def _there(client: Any, patience: float, function: Callable[..., Any], *args: Any) -> Any:
+    """Ask a worker, before all that waits for it."""
+    future = client.submit(function, *args, pure=False, priority=1000)
+    try:
+        return future.result(timeout=patience)
+    except TimeoutError as error:
+        future.cancel()
+        raise _NobodyThereError("all workers are busy") from error
 
 
 def _kind_here(device: str | None) -> str:
@@ -117,13 +164,14 @@ def _kind_here(device: str | None) -> str:
     return machine_kind(device)
 
 
-def _measured(client: Any, model: Model, asked: Asked) -> Choice:
+def _measured(client: Any, model: Model, asked: Asked, key: str) -> Choice:
+    """Measure, keep what was found, and return what is kept: whoever else was first."""
+    logger.info("measuring how %s is called fastest, once for this kind of job", model.name)
     if client is None:
-        return _measure_here(Shared(model), asked)
+        return _written(key, _measure_here(Shared(model), asked))
     prepare()
     asked = replace(asked, workers=len(client.scheduler_info(n_workers=-1)["workers"]))
-    choice: Choice = client.submit(_measure_here, Shared(model), asked, pure=False).result()
-    return choice
+    return _written(key, _there(client, LONG, _measure_here, Shared(model), asked))
 
 
 def _measure_here(shared: Shared, asked: Asked) -> Choice:
@@ -143,10 +191,18 @@ def _read(key: str) -> Choice | None:
     return None
 
 
-def _write(key: str, choice: Choice) -> None:
-    """Keep a choice; where the folder cannot be written to, this process remembers it."""
+def _written(key: str, choice: Choice) -> Choice:
+    """Keep a choice, and return the one that is kept: another process may have been first.
+
+    Where the folder cannot be written to, this process alone remembers it.
+    """
     with contextlib.suppress(OSError):
         folder().mkdir(parents=True, exist_ok=True)
         part = folder() / f"{key}.{uuid4().hex}.part"
         part.write_text(json.dumps(asdict(choice)))
-        part.replace(folder() / f"{key}.json")  # at once, whoever reads or writes it too
+        held = _read(key)
+        if held is not None:
+            part.unlink()
+            return held
+        part.replace(folder() / f"{key}.json")  # at once, whoever reads it meanwhile
+    return choice

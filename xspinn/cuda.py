@@ -36,19 +36,24 @@ _lock = threading.Lock()
 
 
 def _streams_of(device: torch.device) -> _Streams:
-    stream: Any = torch.cuda.Stream
     with _lock:
         if device not in _streams:
-            _streams[device] = _Streams(stream(device), stream(device), stream(device))
+            _streams[device] = _new_streams(device)
         return _streams[device]
+
+
+def _new_streams(device: torch.device) -> _Streams:
+    stream: Any = torch.cuda.Stream
+    return _Streams(stream(device), stream(device), stream(device))
 
 
 class CudaLane(Lane):
     """The way of one block to a GPU and back."""
 
-    def __init__(self, device: torch.device, apart: bool) -> None:
+    def __init__(self, device: torch.device, apart: bool, alone: bool = False) -> None:
         super().__init__(device, apart)
-        self.streams = _streams_of(device)
+        # A block that waits for nobody has streams of its own.
+        self.streams = _new_streams(device) if alone else _streams_of(device)
         self.arrived: list[torch.cuda.Event] = []
         self.inside = False
         self.done: torch.cuda.Event | None = None
@@ -68,7 +73,13 @@ class CudaLane(Lane):
 
     def up(self, tensor: torch.Tensor) -> torch.Tensor:
         """Take a tensor up through pinned memory; compute waits for it on the device."""
-        if tensor.device == self.device:
+        if tensor.device.type == "cuda":
+            # What made it may still be at work, on a stream that is not one of ours.
+            self.arrived.append(torch.cuda.current_stream(tensor.device).record_event())
+            if tensor.device != self.device:
+                self.arrived.pop().synchronize()
+                return tensor.to(self.device)
+            tensor.record_stream(self.streams.compute)
             return tensor
         with torch.cuda.device(self.device), torch.cuda.stream(self.streams.up):
             # torch keeps pinned memory for the next block, and not before the copy is done.
@@ -100,7 +111,8 @@ class CudaLane(Lane):
 
     def download(self, tensors: Sequence[torch.Tensor]) -> list[npt.NDArray[Any]]:
         """Take results down; they leave pinned memory, which is scarce, to the next block."""
-        return [array.copy() for array in super().download(tensors)]
+        arrays = zip(tensors, super().download(tensors), strict=True)
+        return [array.copy() if t.device.type == "cuda" else array for t, array in arrays]
 
     def _meet(self) -> None:
         for event in self.arrived:

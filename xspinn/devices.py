@@ -3,29 +3,34 @@
 from __future__ import annotations
 
 import contextlib
+import contextvars
 import functools
 import os
 import platform
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import TypeVar
 
 import torch
 
+from xspinn.allocator import can_keep
 from xspinn.errors import PlanError
 from xspinn.options import get_options
 
 __all__ = [
     "call_gate",
+    "calls_at_once",
     "check_available",
     "check_device",
     "check_precision_of",
     "cores",
+    "limited",
     "machine_kind",
     "pick_device",
     "pick_devices",
-    "torch_threads",
 ]
 
 
@@ -82,6 +87,9 @@ def pick_devices(device: str | None) -> list[torch.device]:
     return list(dict.fromkeys([own, *others]))
 
 
+_A = TypeVar("_A")
+_B = TypeVar("_B")
+
 _gates: dict[tuple[str, int], threading.BoundedSemaphore] = {}
 
 
@@ -99,8 +107,13 @@ def call_gate(
     threads : int, optional
         Threads that one call uses; torch's own number without it.
     """
-    calls = get_options()["model_calls"] or _calls(device, threads)
+    calls = calls_at_once(device, threads)
     return _gates.setdefault((str(device), calls), threading.BoundedSemaphore(calls))
+
+
+def calls_at_once(device: torch.device, threads: int | None = None) -> int:
+    """How many calls may run at the same time: the option `model_calls`, if it is set."""
+    return get_options()["model_calls"] or _calls(device, threads)
 
 
 def _calls(device: torch.device, threads: int | None = None) -> int:
@@ -125,18 +138,39 @@ def cores() -> int:
     return os.cpu_count() or 1
 
 
-@contextlib.contextmanager
-def torch_threads(threads: int | None) -> Iterator[None]:
-    """Let this thread's calls of torch use so many threads; None leaves it as it is."""
+_pools: dict[int, ThreadPoolExecutor] = {}
+_pools_lock = threading.Lock()
+
+
+def limited(call: Callable[[_A], _B], threads: int | None) -> Callable[[_A], _B]:
+    """Let calls use so many of torch's threads; None leaves them as they are.
+
+    They run in threads of their own. torch keeps this number for each thread, but also what new
+    threads begin with, so setting it in threads of others would spread.
+    """
     if threads is None:
-        yield
-        return
-    before = torch.get_num_threads()
-    torch.set_num_threads(threads)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
+        return call
+
+    def run(batch: _A) -> _B:
+        here = contextvars.copy_context()
+        return _pool(threads).submit(here.run, call, batch).result()
+
+    return run
+
+
+def _pool(threads: int) -> ThreadPoolExecutor:
+    with _pools_lock:
+        if threads not in _pools:
+            own, size = torch.get_num_threads(), max(1, cores() // threads)
+            _pools[threads] = ThreadPoolExecutor(
+                size, "spinn-threads", lambda: torch.set_num_threads(threads)
+            )
+            started = threading.Barrier(size + 1)
+            for _ in range(size):
+                _pools[threads].submit(started.wait)
+            started.wait()
+            torch.set_num_threads(own)  # what new threads begin with
+        return _pools[threads]
 
 
 def check_precision_of(precision: str, device: torch.device) -> None:
@@ -170,7 +204,10 @@ def machine_kind(device: str | None) -> str:
     """Describe what the speed of a model depends on besides the model: hardware, torch, threads."""
     where = pick_device(device)
     threads = f"{torch.get_num_threads()} of {cores()} cores"
-    return "; ".join([_named(where), platform.machine(), f"torch {torch.__version__}", threads])
+    keeps = "memory can be kept" if can_keep() else ""
+    tf32 = f"TF32 {torch.backends.cudnn.allow_tf32}" if where.type == "cuda" else ""
+    parts = [_named(where), platform.machine(), f"torch {torch.__version__}", threads, keeps, tf32]
+    return "; ".join(part for part in parts if part)
 
 
 def _named(device: torch.device) -> str:

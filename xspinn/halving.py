@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any, ClassVar, TypeAlias
 
 import torch
@@ -16,8 +16,8 @@ __all__ = ["Answers", "Fits"]
 
 Answers: TypeAlias = list[tuple[str | None, torch.Tensor]]
 
-CPU_SAYS = ("not enough memory", "can't allocate memory")
-"""What torch says where the host has no more; it has no class of its own for this error."""
+SAID = ("not enough memory", "can't allocate memory", "out of memory", "ALLOC_FAILED")
+"""What torch and its libraries say where they have no class of their own for this error."""
 
 
 class Fits:
@@ -43,7 +43,7 @@ class Fits:
 
     def run(
         self, call: Callable[[torch.Tensor], Any], patches: torch.Tensor, batch: int
-    ) -> Answers:
+    ) -> Iterator[tuple[slice, Answers]]:
         """Call a model on patches, at once or in parts.
 
         Parameters
@@ -55,35 +55,32 @@ class Fits:
         batch : int
             Size of a full batch.
 
+        Yields
+        ------
+        tuple of (slice, list)
+            Which of the patches, and what the model returned for them.
+
         Raises
         ------
         ModelError
             If one patch alone does not fit.
         """
         shape = tuple(patches.shape[1:])
-        parts: list[Answers] = []
         at = 0
         while at < len(patches):
             size = min(self.sizes.get(shape, batch), batch)
-            failed: str | None = None
+            part, answers, failed = patches[at : at + size], None, ""
             try:
-                part = patches[at : at + size]
-                parts.append(self._call(call, part, size))
-                at += size
+                answers = self._call(call, part, size)
             except Exception as error:
                 if not _out_of_memory(error):
                     raise
                 failed = f"{type(error).__name__}: {error}"
-            # Only here, where the error and all that it held are gone, is memory free again.
-            if failed is not None:
+            if answers is not None:
+                yield slice(at, at + len(part)), answers
+                at += len(part)
+            else:  # only here, where the error and all that it held are gone, is memory free again
                 self._halve(shape, size if self.fixed else len(part), patches.device, failed)
-        if len(parts) == 1:
-            return parts[0]
-        with torch.inference_mode():
-            return [
-                (name, torch.cat([part[k][1] for part in parts]))
-                for k, (name, _) in enumerate(parts[0])
-            ]
 
     def _call(self, call: Callable[[torch.Tensor], Any], part: torch.Tensor, size: int) -> Answers:
         if not self.fixed or len(part) == size:
@@ -108,4 +105,4 @@ def _out_of_memory(error: BaseException) -> bool:
     """Whether an error says that memory is used up."""
     if isinstance(error, torch.OutOfMemoryError | MemoryError):
         return True
-    return type(error) is RuntimeError and any(said in str(error) for said in CPU_SAYS)
+    return isinstance(error, RuntimeError) and any(said in str(error) for said in SAID)

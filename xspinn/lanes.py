@@ -9,6 +9,8 @@ streams and pinned memory.
 from __future__ import annotations
 
 import contextlib
+import os
+import sys
 import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, TypeAlias, TypeVar
@@ -120,6 +122,16 @@ def store_apart(device: torch.device, n_bytes: int) -> bool:
     return budget is not None and n_bytes > budget
 
 
+def _first(devices: int) -> int:
+    """Which of several devices this process begins with, so that its neighbours take others."""
+    place = os.environ.get("LOCAL_RANK", "")
+    worker = sys.modules.get("distributed.worker")
+    if worker is not None:
+        with contextlib.suppress(ValueError):
+            place = str(worker.get_worker().name)
+    return int(place) % devices if place.isdigit() else 0
+
+
 _lock = threading.Lock()
 _running: dict[torch.device, int] = {}
 _slots: dict[torch.device, threading.BoundedSemaphore] = {}
@@ -130,7 +142,7 @@ def lane(
     asked: str | None,
     place: Callable[[torch.device], torch.device],
     n_bytes: int,
-    gate: Callable[[torch.device], contextlib.AbstractContextManager[object]],
+    gate: Callable[[torch.device], contextlib.AbstractContextManager[object]] | None,
 ) -> Iterator[Lane]:
     """Give a block its lane, on the device with the fewest blocks of those that it may use.
 
@@ -142,23 +154,27 @@ def lane(
         Where the model runs, if a device is asked for.
     n_bytes : int
         Of the block's input and sums.
-    gate : callable
-        What blocks on a CPU take turns with; on a GPU they follow each other on its stream.
+    gate : callable, optional
+        What blocks on a CPU take turns with; on a GPU they follow each other on its stream. Blocks
+        of a function, which may itself call `predict`, have none and wait for nobody.
     """
     with _lock:
         devices = list(dict.fromkeys(map(place, pick_devices(asked))))
+        first = _first(len(devices))
+        devices = devices[first:] + devices[:first]
         device = min(devices, key=lambda device: _running.get(device, 0))
         _running[device] = _running.get(device, 0) + 1
     try:
         if device.type != "cuda":
-            yield Lane(device, store_apart(device, n_bytes), lambda: gate(device))
+            turns = contextlib.nullcontext if gate is None else lambda: gate(device)
+            yield Lane(device, store_apart(device, n_bytes), turns)
             return
         from xspinn.cuda import CudaLane
 
         with _lock:
             slot = _slots.setdefault(device, threading.BoundedSemaphore(IN_FLIGHT))
-        with slot:
-            yield CudaLane(device, store_apart(device, n_bytes))
+        with contextlib.nullcontext() if gate is None else slot:
+            yield CudaLane(device, store_apart(device, n_bytes), alone=gate is None)
     finally:
         with _lock:
             _running[device] -= 1

@@ -361,8 +361,9 @@ class Plan:
 
     @cached_property
     def fingerprint(self) -> str:
-        """Hash of the whole plan: equal plans, and only they, have equal ones."""
-        return hashlib.sha256(self.to_json().encode()).hexdigest()[:32]
+        """Hash of the whole plan, but for how fast it was found to be."""
+        same = {**asdict(self), "tuning": asdict(self.tuning.identity)}
+        return hashlib.sha256(json.dumps(same, sort_keys=True).encode()).hexdigest()[:32]
 
     def __eq__(self, other: object) -> bool:
         return isinstance(other, Plan) and self.fingerprint == other.fingerprint

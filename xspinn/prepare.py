@@ -1,4 +1,7 @@
-"""From what a user asks for to a run that is ready: plan, model, source. Nothing is computed."""
+"""From what a user asks for to a run that is ready: plan, model, source.
+
+Nothing of the array is read or computed. The model may be called, on zeros and on noise.
+"""
 
 from __future__ import annotations
 
@@ -11,6 +14,7 @@ from typing import Any, TypeAlias
 import dask.array as da
 import numpy as np
 import xarray as xr
+from dask import config
 
 from xspinn.activations import ActivationLike, resolve_activation
 from xspinn.arguments import (
@@ -26,7 +30,7 @@ from xspinn.axis import Axis
 from xspinn.blocking import as_blocks, choose_blocks, given_blocks, loop_bounds
 from xspinn.choices import choose
 from xspinn.combine import get_combine
-from xspinn.devices import check_device
+from xspinn.devices import check_device, cores
 from xspinn.errors import PlanError
 from xspinn.inspection import inspect_model
 from xspinn.job import Job
@@ -196,6 +200,8 @@ def _tuned(
         usual=plan.batch,
         given=given,
         patches=plan.n_patches,
+        block=min(_largest(plan), MOST * plan.batch),
+        at_once=_at_once(plan.n_blocks),
         precision=precision,
         device=device,
         tune=tune is True,
@@ -203,6 +209,23 @@ def _tuned(
     )
     choice = choose(model, asked, lazy)
     return replace(plan, batch=choice.batch, tuning=choice.tuning)
+
+
+MOST = 8
+"""Usual batches, beyond which it does not matter how large a block is: none larger is tried."""
+
+
+def _largest(plan: Plan) -> int:
+    """Patches of the largest block."""
+    core = math.prod(max(b - a for a, b in axis.patches) for axis in plan.axes)
+    return core * math.prod(max(loop.chunks) for loop in plan.loops)
+
+
+def _at_once(blocks: int) -> int:
+    """How many blocks dask may run at the same time, as far as its configuration says."""
+    if config.get("scheduler", None) in ("sync", "synchronous", "single-threaded"):
+        return 1
+    return min(blocks, config.get("num_workers", None) or blocks, cores())
 
 
 def _batch(model: Model, widths: Mapping[str, int], channels: int) -> int:

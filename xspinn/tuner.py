@@ -9,6 +9,8 @@ from __future__ import annotations
 
 import concurrent.futures
 import contextlib
+import contextvars
+import math
 import time
 from collections.abc import Sequence
 from dataclasses import replace
@@ -16,10 +18,7 @@ from dataclasses import replace
 import torch
 
 from xspinn.allocator import can_keep
-from xspinn.devices import (
-    check_precision_of,
-    pick_device,
-)
+from xspinn.devices import calls_at_once, check_precision_of, cores, pick_device
 from xspinn.errors import PlanError
 from xspinn.models.base import Model
 from xspinn.trial import Result, Trial
@@ -34,14 +33,27 @@ so many standard deviations of the output."""
 WORTH = 2.0
 """Seconds that a job takes as torch comes from which on ways are measured."""
 
-SHARE = 0.08
+SHARE = 0.15
 """Part of the job's time, as torch comes, after which measuring does not look further."""
 
+SHORTEST, LONGEST = 1.5, 60.0
+"""Seconds until it looks further in any case, and after which it does not, however long the job."""
+
 WORTHWHILE = 1.03
-"""How much faster a larger batch, or glibc that keeps memory, must be to be worth its memory."""
+"""How much faster a larger batch must be to be worth its memory."""
+
+FEW = 0.2
+"""Part of a job that one batch may be at most; else measuring is as long as the job."""
+
+STEADY = 0.01
+"""Standard deviations by which torch as it comes may differ between batches. A model that differs
+by more draws random numbers, and nothing can be compared with it."""
 
 THREADS = 1.15
 """How much faster several calls at once must be to be worth their memory."""
+
+MOST = 8
+"""Cores up to which that is tried: as many batches are in memory at once."""
 
 COMPILE_FROM = 120.0
 """Seconds of the rest of the job from which on compiling, which takes many, is tried."""
@@ -66,9 +78,11 @@ def measure(model: Model, asked: Asked) -> Choice:
     ModelError
         If the model fails as torch comes.
     """
-    # In a thread of its own, as blocks run: memory comes from another arena there.
+    # In a thread of its own, as blocks run: memory comes from another arena there. What knows that
+    # this is a worker of distributed comes along.
+    here = contextvars.copy_context()
     with concurrent.futures.ThreadPoolExecutor(1, thread_name_prefix="spinn-tuner") as pool:
-        return pool.submit(_measure, model, asked).result()
+        return pool.submit(here.run, _measure, model, asked).result()
 
 
 def _measure(model: Model, asked: Asked) -> Choice:
@@ -76,25 +90,32 @@ def _measure(model: Model, asked: Asked) -> Choice:
     if asked.precision != "auto":
         check_precision_of(asked.precision, device)
     plain = Tuning(precision="float32" if asked.precision == "auto" else asked.precision)
+    asked = replace(asked, at_once=min(asked.at_once, calls_at_once(device, 1)))
     trial = Trial(model, device, asked)
-    job = trial.start() * asked.patches
-    if job < WORTH and asked.precision == "float32":
+    share = asked.patches / asked.workers
+    job = trial.start() * share
+    search = asked.tune and job >= WORTH and asked.usual <= FEW * share
+    if not search and asked.precision == "float32":
         return Choice(asked.usual, plain)
-    trial.limit = SHARE * job
-    usual = trial.run(Tuning(), asked.usual, calls=2)
+    trial.limit = min(max(SHARE * job, SHORTEST), LONGEST)
+    usual = trial.run(Tuning(), asked.usual, calls=1)
     best = usual if plain == Tuning() else trial.run(plain, asked.usual)
-    if best is None or usual is None:
+    if best is None or usual is None or usual.error.worst > STEADY:
         return Choice(asked.usual, plain)
-    if asked.tune and job >= WORTH:
+    if search:
         best = _fastest(trial, best)
     if asked.precision == "auto":
         best = _lower_precision(trial, best)
-    if best == usual:
+    again = trial.run(Tuning(), asked.usual, calls=1) if trial.left else None
+    slow = min(usual.seconds, again.seconds) if again else usual.seconds
+    if best.tuning.precision == "float32" and slow <= best.seconds:
         return Choice(asked.usual, plain)
+    if device.type == "cuda":
+        torch.cuda.empty_cache()
     tuning = replace(
         best.tuning,
         source="measured",
-        speedup=float(f"{usual.seconds / best.seconds:.3g}"),
+        speedup=float(f"{slow / best.seconds:.3g}"),
         error=float(f"{best.error.rms:.2g}"),
         worst=float(f"{best.error.worst:.2g}"),
     )
@@ -115,21 +136,23 @@ def _fastest(trial: Trial, best: Result) -> Result:
     for memory_format in _formats(trial):
         way = replace(plain.tuning, memory_format=memory_format, allocator=keep)
         best = _ladder(trial, way, best, _batches(trial, None if best is plain else best))
-    if best.tuning.allocator and trial.left:  # and back, unless that is slower
+    if best.tuning.allocator and trial.left:
+        # And back, if that is clearly faster: between blocks, it is slower than a trial shows.
         without = trial.run(replace(best.tuning, allocator=False), best.batch, beat=best)
-        if without is not None and without.seconds < best.seconds * WORTHWHILE:
-            best = without
-    if on_cpu and torch.get_num_threads() > 1 and trial.left:
+        best = _faster(best, without, WORTHWHILE)
+    if on_cpu and torch.get_num_threads() > 1 and trial.left and cores() == asked.at_once <= MOST:
         alone = replace(best.tuning, threads=1)
         best = _faster(best, trial.run(alone, best.batch, beat=best), THREADS)
     rest = best.seconds * asked.patches / asked.workers
-    if "compile" in trial.model.tunes and rest > COMPILE_FROM:
+    if "compile" in trial.model.tunes and rest > COMPILE_FROM and trial.left:
         start = time.perf_counter()
         compiled = trial.run(replace(best.tuning, compile=True), best.batch)
         taken = time.perf_counter() - start
-        # Every process compiles for itself, at the same time as the others.
-        if compiled is not None and rest * (1 - compiled.seconds / best.seconds) > taken:
-            best = compiled
+        if compiled is not None:
+            # Each block fills its last batch up, and each process compiles for itself.
+            filled = math.ceil(asked.block / best.batch) * best.batch / asked.block
+            saved = rest * (1 - filled * compiled.seconds / best.seconds)
+            best = compiled if saved > max(taken, rest * (WORTHWHILE - 1)) else best
     return best
 
 
@@ -163,7 +186,7 @@ def _batches(trial: Trial, best: Result | None) -> list[int]:
     if best is not None:  # the next memory format is compared at the best batch of the first
         return [best.batch]
     factors = (1, 2, 4, 8) if trial.device.type == "cuda" else (0.5, 1, 2)
-    sizes = {max(1, min(int(asked.usual * factor), asked.patches)) for factor in factors}
+    sizes = {max(1, min(int(asked.usual * factor), asked.block)) for factor in factors}
     return sorted(sizes)
 
 

@@ -5,7 +5,7 @@ A `Tuning` is part of a plan, so it is settled before anything runs and the same
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, fields, replace
 from typing import Any, TypeAlias
 
@@ -66,6 +66,21 @@ class Tuning:
     error: float | None = None
     worst: float | None = None
 
+    def __post_init__(self) -> None:
+        if self.precision not in PRECISIONS[:-1]:
+            raise PlanError(f"precision={self.precision!r}: a tuning has {PRECISIONS[:-1]}.")
+        for name, fits in _SETTABLE.items():
+            value = getattr(self, name)
+            if not fits(value):
+                raise PlanError(
+                    f"tune={{{name!r}: {value!r}}} is not a value that {name} can have."
+                )
+
+    @property
+    def identity(self) -> Tuning:
+        """The same without what was measured on the way: what the answer depends on."""
+        return replace(self, source="torch", speedup=None, error=None, worst=None)
+
     @property
     def built(self) -> tuple[str, bool, bool, str]:
         """What a built model depends on."""
@@ -115,6 +130,10 @@ class Asked:
         Whether the batch is the user's.
     patches : int
         Of the whole job.
+    block : int
+        Patches of its largest block, which are all that a batch can have.
+    at_once : int
+        Blocks that may run at the same time in one process.
     precision : str
         One of `PRECISIONS`.
     device : str or None
@@ -132,6 +151,8 @@ class Asked:
     usual: int
     given: bool
     patches: int
+    block: int
+    at_once: int
     precision: str
     device: str | None
     tune: bool = True
@@ -149,7 +170,7 @@ class Choice:
 
 TuneLike: TypeAlias = "bool | Mapping[str, Any] | Tuning"
 
-_SETTABLE = {
+_SETTABLE: dict[str, Callable[[Any], bool]] = {
     "memory_format": lambda v: v in FORMATS,
     "compile": lambda v: isinstance(v, bool),
     "allocator": lambda v: isinstance(v, bool),
@@ -201,14 +222,12 @@ def as_tuning(tune: TuneLike, precision: str) -> Tuning | None:
             f"tune={tune!r}: give True to measure the fastest way, False for torch as it comes, or "
             f"a mapping with some of {list(_SETTABLE)}."
         )
-    for name, value in tune.items():
+    for name in tune:
         if name not in _SETTABLE:
             raise PlanError(
                 f"tune names {name!r}; it can set {list(_SETTABLE)}. The size of batches is the "
                 "argument batch, and the precision the argument precision."
             )
-        if not _SETTABLE[name](value):
-            raise PlanError(f"tune={{{name!r}: {value!r}}} is not a value that {name} can have.")
     if precision == "auto":
         raise PlanError(
             "precision='auto' is measured, so it needs tune=True; or give the precision as "

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import contextvars
 import threading
 import warnings
 from collections.abc import Callable, Iterator, Sequence
@@ -17,7 +18,7 @@ from xspinn.models.feeding import HALF
 from xspinn.models.replaying import Replayed, record
 from xspinn.tuning import Tuning
 
-__all__ = ["AUTOCAST", "calling", "own_dtype"]
+__all__ = ["AUTOCAST", "calling", "own_dtype", "strict"]
 
 AUTOCAST = {"bf16": torch.bfloat16, "fp16": torch.float16}
 
@@ -88,36 +89,55 @@ def _autocast(device: torch.device | None, dtype: torch.dtype | None) -> Any:
     return torch.autocast(device.type, dtype=dtype)
 
 
+_strict = contextvars.ContextVar("xspinn_strict", default=False)
+
+
+@contextlib.contextmanager
+def strict() -> Iterator[None]:
+    """Let a model that cannot be compiled fail, in the place of running as it is."""
+    token = _strict.set(True)
+    try:
+        yield
+    finally:
+        _strict.reset(token)
+
+
 def _compiled(module: Any) -> Callable[[torch.Tensor], Any]:
-    """Return a module compiled at its first call, or the module itself if that fails."""
+    """Return a module that is compiled for each shape of batches, or where that fails, itself."""
     # Each batch has the same shape, and weights do not change: both make faster code.
     make: Any = torch.compile
     with _quiet():
         compiled = make(module, dynamic=False, options={"freezing": True})
-    ready: list[Callable[[torch.Tensor], Any]] = []
+    ready: set[tuple[int, ...]] = set()
+    failed = threading.Event()
     lock = threading.Lock()
 
     def call(batch: torch.Tensor) -> Any:
-        if ready:
-            return ready[0](batch)
+        shape = tuple(batch.shape)
+        if failed.is_set():
+            return module(batch)
+        if shape in ready:
+            return compiled(batch)
         with lock:
-            if ready:
-                return ready[0](batch)
+            if failed.is_set():
+                return module(batch)
             try:
                 with _quiet():
                     result = compiled(batch)
             except torch.OutOfMemoryError:
                 raise
-            except Exception as error:  # noqa: BLE001 - a compiler may fail in any way
+            except Exception as error:
+                if _strict.get():
+                    raise
                 result = module(batch)  # if this fails too, it is the model and not the compiler
-                ready.append(module)
+                failed.set()
                 warn_user(
                     f"torch.compile failed on the model {type(module).__name__}, which runs as it "
                     f"is: {type(error).__name__}: {_first_line(error)}. Leave compile out of tune "
                     "to be without this warning."
                 )
             else:
-                ready.append(compiled)
+                ready.add(shape)
             return result
 
     return call

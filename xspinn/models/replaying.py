@@ -52,6 +52,10 @@ class Replayed:
         return answers[None] if list(answers) == [None] else answers
 
 
+_recording = threading.Lock()
+"""A process may record one graph at a time."""
+
+
 def record(call: Call, batch: torch.Tensor) -> Recording:
     """Record a call on a GPU, after a few runs in which its libraries settle.
 
@@ -59,7 +63,7 @@ def record(call: Call, batch: torch.Tensor) -> Recording:
     https://docs.pytorch.org/docs/stable/notes/cuda.html#cuda-graphs
     """
     make: Any = torch.cuda
-    with torch.cuda.device(batch.device):
+    with _recording, torch.cuda.device(batch.device):
         fed = batch.clone()
         aside = make.Stream()
         aside.wait_stream(torch.cuda.current_stream())
@@ -69,6 +73,6 @@ def record(call: Call, batch: torch.Tensor) -> Recording:
         torch.cuda.current_stream().wait_stream(aside)
         graph = make.CUDAGraph()
         # Other threads go on copying meanwhile; only this one's calls are recorded.
-        with make.graph(graph, capture_error_mode="thread_local"):
+        with make.graph(graph, stream=aside, capture_error_mode="thread_local"):
             answers = flatten(call(fed))
     return Recording(fed, graph.replay, answers)
