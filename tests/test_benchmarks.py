@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 
 import pytest
-from benchmarks import combine, counts, delivery, graphs, imports, memory, ratio
+from benchmarks import combine, counts, delivery, gpu, graphs, imports, memory, ratio
 
 SIZES = {
     2: {"size": 96, "chunk": 32, "patch": 16, "overlap": 4, "blocks": 24},
@@ -89,6 +89,16 @@ def test_models_are_delivered_once():
     assert job.track_builds() == 2
     assert 1 < job.track_bytes_between_workers() < 1.1
     assert job.image.shape == (128, 128)
+
+
+def test_a_gpu_is_measured_as_the_cpu_is():
+    spec = gpu.Gpu.spec._replace(size=48, patch=16, overlap=4, chunk=24, base=2, batch=2)
+    job = started(gpu.Gpu, (), device="cpu", spec=spec, precision="float32")
+    assert job.plan.n_blocks == 8
+    assert job.track_model_time_over_wall() > 0
+    assert job.track_serial_loop_over_predict() > 0
+    assert job.track_runs_that_differ() == 0
+    assert 1 < job.track_bytes_over_input_and_output() < 10
 
 
 def test_import_is_light():

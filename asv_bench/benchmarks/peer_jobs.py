@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import functools
 import itertools
 from concurrent.futures import ThreadPoolExecutor
@@ -19,8 +18,8 @@ from .peer_specs import Spec
 class Job:
     """An array of noise, a network, and how the one is to be tiled for the other."""
 
-    def __init__(self, spec: Spec) -> None:
-        self.spec = spec
+    def __init__(self, spec: Spec, device: str = "cpu") -> None:
+        self.spec, self.device = spec, torch.device(device)
         self.shape = (spec.size,) * spec.dims
         self.tile = (spec.patch,) * spec.dims
         self.stride = spec.patch - spec.overlap
@@ -31,6 +30,7 @@ class Job:
         self.model = network.eval()
         if spec.classes > 1:
             self._balance()
+        self.model.to(self.device)
         self.patches_run = 0
 
     @torch.no_grad()
@@ -95,39 +95,25 @@ class Fastest:
     """The model called as xspinn's plan says: batch, memory format, threads and the rest."""
 
     def __init__(self, job: Job) -> None:
-        from xspinn import plan
+        from xspinn import as_model, plan
+        from xspinn.devices import cores, limited
 
         made = plan(job.labelled, job.model, **job.arguments)
         self.batch, self.tuning = made.batch, made.tuning
-        if self.tuning.precision != "float32":
-            raise ValueError(f"The job is in float32, and xspinn chose {self.tuning}.")
-        self.layout = torch.contiguous_format
-        network = copy.deepcopy(job.model)
-        if self.tuning.memory_format == "channels_last":
-            layouts = {2: torch.channels_last, 3: torch.channels_last_3d}
-            self.layout = layouts[job.spec.dims]
-            network = network.to(memory_format=self.layout)
-        if self.tuning.compile:
-            network = torch.compile(network, dynamic=False, options={"freezing": True})
-        self.network = network
+        ready = as_model(job.model).load(job.device, self.tuning)
+        self.call = limited(ready, self.tuning.threads)
+        self.at_once = max(1, cores() // self.tuning.threads) if self.tuning.threads else 1
         for count in {self.batch, len(job.patches) % self.batch or self.batch}:
             self.call(job.patches[:count])  # what is compiled or laid out anew is so from now on
 
-    def call(self, patches: torch.Tensor) -> torch.Tensor:
-        from xspinn.devices import torch_threads
-
-        with torch.inference_mode(), torch_threads(self.tuning.threads):
-            return self.network(patches.contiguous(memory_format=self.layout))
-
     def run(self, patches: torch.Tensor) -> list[torch.Tensor]:
         from xspinn.allocator import kept
-        from xspinn.devices import cores
 
         batches = patches.split(self.batch)
         with kept(self.tuning.allocator):
-            if self.tuning.threads is None:
+            if self.at_once == 1:
                 return [self.call(batch) for batch in batches]
-            with ThreadPoolExecutor(max(1, cores() // self.tuning.threads)) as pool:
+            with ThreadPoolExecutor(self.at_once) as pool:
                 return list(pool.map(self.call, batches))
 
 

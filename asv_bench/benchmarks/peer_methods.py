@@ -191,7 +191,7 @@ def mlexchange(job: Job) -> np.ndarray:
     network sees what it sees elsewhere. Each batch is copied to the device and back, and one thing
     happens at a time. A voxel counts less at the rim of a patch, half an overlap wide.
     """
-    spec, device = job.spec, torch.device("cpu")
+    spec, device = job.spec, job.device
     clipped = np.empty_like(job.array)
     for channel, frames in enumerate(job.array.reshape(spec.channels, -1, *job.shape[-2:])):
         into = clipped[channel].reshape(frames.shape)
