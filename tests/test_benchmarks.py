@@ -83,6 +83,7 @@ def test_graphs_are_built(params):
     job.teardown(*params)
 
 
+@pytest.mark.slow
 def test_models_are_delivered_once():
     job = started(delivery.Delivery, (), n_weights=2_500_000)
     assert job.track_graph_bytes_for_weights() < 1000
@@ -125,6 +126,7 @@ def test_recipe_gives_the_input_back():
     assert abs(found - job.volume.to_numpy()).max() < 1e-5
 
 
+@pytest.mark.slow
 def test_peak_memory(tmp_path):
     for source, window in itertools.product(memory.SOURCES, memory.WINDOWS):
         volume = tmp_path / "volume.zarr"

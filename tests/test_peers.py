@@ -43,6 +43,7 @@ def needs(way):
         pytest.skip(f"not installed: {absent}")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("way", WAYS)
 @pytest.mark.parametrize("name", SMALL)
 def test_close_to_the_network_on_the_whole_array(name, way):
@@ -56,6 +57,7 @@ def test_close_to_the_network_on_the_whole_array(name, way):
     assert job.patches_run > len(job.boxes) if again else job.patches_run == len(job.boxes)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("way", [way for way in WAYS if not way.startswith("xspinn")])
 @pytest.mark.parametrize("name", ["image", "votes"])
 def test_shifted_patches_are_noticed(name, way):

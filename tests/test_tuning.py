@@ -190,13 +190,16 @@ class Refusing(torch.nn.Module):
 
     def __init__(self):
         super().__init__()
-        self.layer = torch.nn.Conv3d(1, 4, 3, padding=1)
+        self.one = torch.nn.Conv3d(1, 4, 3, padding=1)
+        self.two = torch.nn.Conv3d(4, 4, 3, padding=1)
 
     def forward(self, x):
-        return self.layer(x).view(len(x), -1).view(len(x), 4, *x.shape[2:])
+        return self.two(self.one(x)).view(len(x), -1).view(len(x), 4, *x.shape[2:])
 
 
 def test_a_way_that_fails_is_not_chosen(volume, measured):
+    with pytest.raises(RuntimeError, match="view"):
+        volume.spinn.predict(Refusing(), patch=PATCH, tune={"memory_format": "channels_last"})
     choice = volume.spinn.plan(Refusing(), patch=PATCH)
     assert choice.tuning.memory_format == "contiguous"
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import itertools
 import math
+import threading
 from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
 from typing import Any
@@ -168,6 +169,7 @@ def _place(job: Job, block: Sequence[int], batch: list[Item]) -> str:
 
 
 _warned: set[str] = set()
+_lock = threading.Lock()
 
 
 def _check_nan(
@@ -179,7 +181,10 @@ def _check_nan(
         place = total.first_nan() if found and job.run not in _warned else None
         if place is None or not bool(torch.isfinite(x).all()):
             continue  # NaN of the input, such as land in an ocean, spreads as it should
-        _warned.add(job.run)
+        with _lock:
+            if job.run in _warned:
+                continue
+            _warned.add(job.run)
         first = dict(zip(plan.raw_dims, place, strict=True))
         spans = {
             loop.dim: (loop.bounds[k] + first[loop.dim], loop.bounds[k] + first[loop.dim] + 1)
