@@ -62,6 +62,7 @@ class _Ways:
             patch=dict.fromkeys(DIMS, self.patch),
             overlap=self.overlap,
             batch=self.batch,
+            tune=False,  # as torch comes, like the others
         )
         assert isinstance(result, xr.DataArray)
         return result
