@@ -3,6 +3,7 @@
 import os
 import time
 from collections import Counter
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -56,11 +57,15 @@ class Stages(nn.Module):
 
 
 class Counting(nn.Module):
-    """Writes one line to a file each time that it is built from its pickle or copied real."""
+    """Writes one line to a file each time that it is built from its pickle or copied real.
 
-    def __init__(self, path: str, bulk: int = 0, pause: float = 0) -> None:
+    Away from the process that it comes from, it waits until `together` processes have built it:
+    otherwise the first may be done with all blocks before the second is awake.
+    """
+
+    def __init__(self, path: str, bulk: int = 0, pause: float = 0, together: int = 1) -> None:
         super().__init__()
-        self.path, self.pause = path, pause
+        self.path, self.pause, self.together, self.home = path, pause, together, os.getpid()
         self.scale = nn.Parameter(torch.tensor(2.0))
         self.bulk = nn.Parameter(torch.zeros(bulk))
 
@@ -69,9 +74,17 @@ class Counting(nn.Module):
         if not scale.is_meta:
             with open(self.path, "a") as file:  # noqa: PTH123
                 file.write(f"{os.getpid()}\n")
+            if os.getpid() != self.home:
+                self.wait()
         copy = Counting(self.path, pause=self.pause)
         copy.scale, copy.bulk = scale, memo.get(id(self.bulk), self.bulk)
         return copy
+
+    def wait(self) -> None:
+        end = time.monotonic() + 60
+        while len(Path(self.path).read_text().split()) < self.together:
+            assert time.monotonic() < end
+            time.sleep(0.02)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         if not x.is_meta:

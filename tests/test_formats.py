@@ -21,12 +21,21 @@ TESTS = str(Path(__file__).parent)
 
 ALL = [*LIGHT, *(pytest.param(name, marks=pytest.mark.slow) for name in HEAVY)]
 
+# The contract starts a Python for each: by default, one of each kind of file and object.
+FIRST = {
+    *("module", "module, compiled", "exported file", "torchscript .pt", "safetensors"),
+    *("state dict", "pickled module", "function"),
+}
+CONTRACT = [
+    pytest.param(name, marks=() if name in FIRST else pytest.mark.slow) for name in LIGHT | HEAVY
+]
+
 # The libraries warn about themselves and about each other while models are made and loaded.
 quiet = pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning")
 
 
 @quiet
-@pytest.mark.parametrize("name", ALL)
+@pytest.mark.parametrize("name", CONTRACT)
 def test_it_keeps_the_contract(name, tmp_path):
     model = (LIGHT | HEAVY)[name](tmp_path)
     check_model(model, SHAPE, like=trained())
@@ -132,6 +141,7 @@ def test_buffers_follow_the_dtype_of_half_precision_weights(tmp_path):
     check_model(handle, (3, 1, 8, 8), like=lambda batch: module(batch.half()))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("prefix", ["module.", "_orig_mod.", "model."])
 def test_names_that_a_wrapper_gave_fit(prefix, tmp_path):
     state = {prefix + name: value for name, value in trained().state_dict().items()}

@@ -78,7 +78,7 @@ def test_worker_processes_agree(client, image, stored, through, tmp_path):
 
 def test_one_build_a_process_and_weights_travel_once(client, stored, tmp_path):
     log = tmp_path / "builds"
-    model = Counting(str(log), bulk=2_000_000)
+    model = Counting(str(log), bulk=2_000_000, together=2)
     lazy = stored.spinn.predict(model, patch=PATCH, overlap=4, blocks=12)
     assert lazy.data.npartitions > 64
     graph = lazy.data.__dask_graph__()
