@@ -113,7 +113,9 @@ def test_blocks_go_to_the_device_with_the_fewest(two_gpus, monkeypatch):
         return names[str(device)]
 
     with contextlib.ExitStack() as stack:
-        taken = [stack.enter_context(lane(None, place, 0, None)).device.index for _ in range(4)]
+        taken = [
+            stack.enter_context(lane(None, place, 0, turns=False)).device.index for _ in range(4)
+        ]
     assert taken == [0, 1, 0, 1]
     assert set(lanes._running.values()) == {0}
 
@@ -144,7 +146,7 @@ def test_a_recorded_call_is_replayed_for_each_shape():
 
 def test_lanes_of_many_threads_are_given_back():
     def one():
-        with lane("cpu", lambda device: device, 0, None):
+        with lane("cpu", lambda device: device, 0, turns=False):
             time.sleep(0.001)
 
     threads = [threading.Thread(target=one) for _ in range(16)]

@@ -158,6 +158,7 @@ def predict(
     from xspinn.graph import build
     from xspinn.labels import kept_attrs, label
     from xspinn.prepare import prepare
+    from xspinn.turns import dismiss_team
 
     run = prepare(
         obj,
@@ -179,6 +180,7 @@ def predict(
         name=name,
     )
     arrays: Sequence[Any] = build(run.job, run.model, run.source, run.token)
+    dismiss_team()  # of what torch did here before
     if not run.source.lazy:
         check_available(device)
         chosen = config.get("scheduler", None)

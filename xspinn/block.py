@@ -11,7 +11,6 @@ import itertools
 import math
 import threading
 from collections.abc import Iterator, Mapping, Sequence
-from functools import partial
 from typing import Any
 
 import numpy as np
@@ -20,7 +19,6 @@ import torch
 from xspinn.activations import activate
 from xspinn.allocator import kept
 from xspinn.cache import built_model
-from xspinn.devices import call_gate, limited
 from xspinn.errors import ModelError
 from xspinn.halving import Answers, Fits
 from xspinn.job import Job
@@ -54,13 +52,13 @@ def run_block(job: Job, model: Model, data: Any, block: Sequence[int]) -> tuple[
     plan, tuning = job.plan, job.plan.tuning
 
     # A function looks after its own threads, and may itself call `predict`.
-    gate = partial(call_gate, threads=tuning.threads) if model.kept else None
-    with lane(job.device, model.device, plan.block_bytes, gate) as way:
-        ready = limited(built_model(model, way.device, tuning), tuning.threads)
-        fits = Fits.of(model.key, way.device, tuning)
+    options: dict[str, Any] = {"turns": model.kept, "threads": tuning.threads}
+    with lane(job.device, model.device, plan.block_bytes, **options) as way:
         x = way.upload(_feed(plan, data))
 
         def answers() -> Iterator[tuple[list[Item], Answers]]:
+            ready = built_model(model, way.device, tuning)
+            fits = Fits.of(model.key, way.device, tuning)
             for batch in _batches(_items(plan, block, len(x)), plan.batch):
                 parts = fits.run(ready, way.feed(_cut(x, batch)), plan.batch)
                 while True:
@@ -70,13 +68,16 @@ def run_block(job: Job, model: Model, data: Any, block: Sequence[int]) -> tuple[
                         break
                     yield batch[part[0]], part[1]
 
-        with way.computing(), kept(tuning.allocator):
+        def compute() -> tuple[list[Sums], list[list[torch.Tensor]]]:
             # Blocks that wait for their turn hold their input and no more.
-            sums = [Sums(plan, output, block, len(x), way.store) for output in plan.outputs]
-            for batch, named in way.fetched(answers()):
-                with _noted(job, block, batch), torch.inference_mode():
-                    _add(job, sums, batch, dict(named))
-            tensors = [total.tensors() for total in sums]
+            with kept(tuning.allocator):
+                sums = [Sums(plan, output, block, len(x), way.store) for output in plan.outputs]
+                for batch, named in way.fetched(answers()):
+                    with _noted(job, block, batch), torch.inference_mode():
+                        _add(job, sums, batch, dict(named))
+                return sums, [total.tensors() for total in sums]
+
+        sums, tensors = way.compute(compute)
         arrays = iter(way.download(list(itertools.chain.from_iterable(tensors))))
         found = [list(itertools.islice(arrays, len(own))) for own in tensors]
         if job.check_nan:

@@ -8,16 +8,15 @@ the device but the thread that needs the results.
 
 from __future__ import annotations
 
-import contextlib
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 import numpy.typing as npt
 import torch
 
-from xspinn.lanes import Lane
+from xspinn.lanes import Lane, T
 
 __all__ = ["CudaLane"]
 
@@ -50,23 +49,22 @@ def _new_streams(device: torch.device) -> _Streams:
 class CudaLane(Lane):
     """The way of one block to a GPU and back."""
 
-    def __init__(self, device: torch.device, apart: bool, alone: bool = False) -> None:
-        super().__init__(device, apart)
+    def __init__(self, device: torch.device, apart: bool, turns: bool = True) -> None:
+        super().__init__(device, apart, turns)
         # A block that waits for nobody has streams of its own.
-        self.streams = _new_streams(device) if alone else _streams_of(device)
+        self.streams = _streams_of(device) if turns else _new_streams(device)
         self.arrived: list[torch.cuda.Event] = []
         self.inside = False
         self.done: torch.cuda.Event | None = None
 
-    @contextlib.contextmanager
-    def computing(self) -> Iterator[None]:
+    def compute(self, work: Callable[[], T]) -> T:
         """Queue up on the compute stream, after what went up for this block."""
         streams = self.streams
         with streams.lock, torch.cuda.device(self.device), torch.cuda.stream(streams.compute):
             self.inside = True
             self._meet()
             try:
-                yield
+                return work()
             finally:
                 self.inside = False
                 self.done = streams.compute.record_event()

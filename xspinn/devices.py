@@ -1,33 +1,23 @@
-"""Where a model runs, and how many threads may call it at once."""
+"""Where a model runs, and what is there."""
 
 from __future__ import annotations
 
 import contextlib
-import contextvars
 import functools
-import os
 import platform
 import sys
-import threading
-from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import TypeVar
 
 import torch
 
 from xspinn.allocator import can_keep
 from xspinn.errors import PlanError
-from xspinn.options import get_options
+from xspinn.turns import cores
 
 __all__ = [
-    "call_gate",
-    "calls_at_once",
     "check_available",
     "check_device",
     "check_precision_of",
-    "cores",
-    "limited",
     "machine_kind",
     "pick_device",
     "pick_devices",
@@ -85,92 +75,6 @@ def pick_devices(device: str | None) -> list[torch.device]:
         return [own]
     others = (torch.device("cuda", k) for k in range(torch.cuda.device_count()))
     return list(dict.fromkeys([own, *others]))
-
-
-_A = TypeVar("_A")
-_B = TypeVar("_B")
-
-_gates: dict[tuple[str, int], threading.BoundedSemaphore] = {}
-
-
-def call_gate(
-    device: torch.device, threads: int | None = None
-) -> contextlib.AbstractContextManager[object]:
-    """Return the gate that every call of a kept model on this device goes through.
-
-    If every dask thread called the model at the same time, dask's threads times torch's threads
-    would fight for the cores, and activations would multiply in memory.
-
-    Parameters
-    ----------
-    device : torch.device
-    threads : int, optional
-        Threads that one call uses; torch's own number without it.
-    """
-    calls = calls_at_once(device, threads)
-    return _gates.setdefault((str(device), calls), threading.BoundedSemaphore(calls))
-
-
-def calls_at_once(device: torch.device, threads: int | None = None) -> int:
-    """How many calls may run at the same time: the option `model_calls`, if it is set."""
-    return get_options()["model_calls"] or _calls(device, threads)
-
-
-def _calls(device: torch.device, threads: int | None = None) -> int:
-    """How many calls keep the cores busy: one where torch uses all of them, more where it may not.
-
-    A distributed worker's nanny allows torch one thread, and the worker has threads of its own.
-    """
-    if device.type != "cpu":
-        return 1
-    calls = max(1, cores() // (threads or torch.get_num_threads()))
-    distributed = sys.modules.get("distributed")
-    if distributed is not None:
-        with contextlib.suppress(ValueError):  # not on a worker
-            calls = min(calls, int(distributed.get_worker().state.nthreads))
-    return calls
-
-
-def cores() -> int:
-    """Cores that this process may use, which on a shared machine are fewer than it has."""
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
-
-
-_pools: dict[int, ThreadPoolExecutor] = {}
-_pools_lock = threading.Lock()
-
-
-def limited(call: Callable[[_A], _B], threads: int | None) -> Callable[[_A], _B]:
-    """Let calls use so many of torch's threads; None leaves them as they are.
-
-    They run in threads of their own. torch keeps this number for each thread, but also what new
-    threads begin with, so setting it in threads of others would spread.
-    """
-    if threads is None:
-        return call
-
-    def run(batch: _A) -> _B:
-        here = contextvars.copy_context()
-        return _pool(threads).submit(here.run, call, batch).result()
-
-    return run
-
-
-def _pool(threads: int) -> ThreadPoolExecutor:
-    with _pools_lock:
-        if threads not in _pools:
-            own, size = torch.get_num_threads(), max(1, cores() // threads)
-            _pools[threads] = ThreadPoolExecutor(
-                size, "spinn-threads", lambda: torch.set_num_threads(threads)
-            )
-            started = threading.Barrier(size + 1)
-            for _ in range(size):
-                _pools[threads].submit(started.wait)
-            started.wait()
-            torch.set_num_threads(own)  # what new threads begin with
-        return _pools[threads]
 
 
 def check_precision_of(precision: str, device: torch.device) -> None:

@@ -12,11 +12,12 @@ import torch
 
 from xspinn.activations import Activation, activate
 from xspinn.cache import built_model
-from xspinn.devices import call_gate, pick_device
+from xspinn.devices import pick_device
 from xspinn.errors import ModelError
 from xspinn.models.base import Model
 from xspinn.models.results import flatten
 from xspinn.outputs import Answer
+from xspinn.turns import in_turn
 
 __all__ = ["inspect_model"]
 
@@ -85,9 +86,12 @@ class _Question:
             return self._applied(self.model.outline(self.shape(times), dtype))
         where = self.model.device(pick_device(self.device))
         try:
-            ready = built_model(self.model, where)
-            with call_gate(where) if self.model.kept else contextlib.nullcontext():
-                return self._applied(ready(torch.zeros(self.shape(times), dtype=dtype).to(where)))
+            zeros = torch.zeros(self.shape(times), dtype=dtype).to(where)
+
+            def run() -> list[tuple[str | None, torch.Tensor]]:
+                return self._applied(built_model(self.model, where)(zeros))
+
+            return in_turn(where, run) if self.model.kept else run()
         except ModelError:
             raise
         except Exception as error:

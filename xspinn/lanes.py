@@ -22,6 +22,7 @@ import torch
 from xspinn.allocator import give_back
 from xspinn.devices import pick_devices
 from xspinn.options import get_options
+from xspinn.turns import in_turn
 
 __all__ = ["Lane", "lane", "store_apart"]
 
@@ -31,7 +32,6 @@ IN_FLIGHT = 2
 """Blocks on one GPU at the same time: one computes while another one goes up or comes down."""
 
 T = TypeVar("T")
-Gate: TypeAlias = Callable[[], contextlib.AbstractContextManager[object]]
 Answers: TypeAlias = Sequence[tuple[Any, torch.Tensor]]
 
 
@@ -46,24 +46,32 @@ class Lane:
         Where the block and its sums are.
     """
 
-    def __init__(self, device: torch.device, apart: bool, gate: Gate = contextlib.nullcontext):
-        self.device, self.apart, self.gate = device, apart, gate
+    def __init__(
+        self,
+        device: torch.device,
+        apart: bool,
+        turns: bool = False,
+        threads: int | None = None,
+    ) -> None:
+        self.device, self.apart, self.turns, self.threads = device, apart, turns, threads
         self.store = HOST if apart else device
 
     # What a device does in its own way.
 
-    @contextlib.contextmanager
-    def computing(self) -> Iterator[None]:
-        """Let all work on the device between upload and download be done inside.
+    def compute(self, work: Callable[[], T]) -> T:
+        """Do all work on the device between upload and download.
 
         Blocks take turns, and each gives back what its activations took before the next one
-        begins: glibc would hold it for each of their threads.
+        begins.
         """
-        with self.gate():
+
+        def alone() -> T:
             try:
-                yield
+                return work()
             finally:
                 give_back()
+
+        return in_turn(self.device, alone, self.threads) if self.turns else alone()
 
     def up(self, tensor: torch.Tensor) -> torch.Tensor:
         """Take a tensor to the device."""
@@ -142,7 +150,9 @@ def lane(
     asked: str | None,
     place: Callable[[torch.device], torch.device],
     n_bytes: int,
-    gate: Callable[[torch.device], contextlib.AbstractContextManager[object]] | None,
+    *,
+    turns: bool,
+    threads: int | None = None,
 ) -> Iterator[Lane]:
     """Give a block its lane, on the device with the fewest blocks of those that it may use.
 
@@ -154,9 +164,11 @@ def lane(
         Where the model runs, if a device is asked for.
     n_bytes : int
         Of the block's input and sums.
-    gate : callable, optional
-        What blocks on a CPU take turns with; on a GPU they follow each other on its stream. Blocks
-        of a function, which may itself call `predict`, have none and wait for nobody.
+    turns : bool
+        Whether blocks take turns: on a CPU in threads of their own, on a GPU on its stream. Those
+        of a function, which may itself call `predict`, wait for nobody.
+    threads : int, optional
+        Threads of torch that one call uses on a CPU.
     """
     with _lock:
         devices = list(dict.fromkeys(map(place, pick_devices(asked))))
@@ -166,15 +178,16 @@ def lane(
         _running[device] = _running.get(device, 0) + 1
     try:
         if device.type != "cuda":
-            turns = contextlib.nullcontext if gate is None else lambda: gate(device)
-            yield Lane(device, store_apart(device, n_bytes), turns)
+            if threads is None and threading.current_thread() is threading.main_thread():
+                turns = False  # nothing else runs, and a debugger finds the model where it looks
+            yield Lane(device, store_apart(device, n_bytes), turns, threads)
             return
         from xspinn.cuda import CudaLane
 
         with _lock:
             slot = _slots.setdefault(device, threading.BoundedSemaphore(IN_FLIGHT))
-        with contextlib.nullcontext() if gate is None else slot:
-            yield CudaLane(device, store_apart(device, n_bytes), alone=gate is None)
+        with slot if turns else contextlib.nullcontext():
+            yield CudaLane(device, store_apart(device, n_bytes), turns)
     finally:
         with _lock:
             _running[device] -= 1

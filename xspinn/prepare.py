@@ -30,7 +30,7 @@ from xspinn.axis import Axis
 from xspinn.blocking import as_blocks, choose_blocks, given_blocks, loop_bounds
 from xspinn.choices import choose
 from xspinn.combine import get_combine
-from xspinn.devices import check_device, cores
+from xspinn.devices import check_device
 from xspinn.errors import PlanError
 from xspinn.inspection import inspect_model
 from xspinn.job import Job
@@ -40,6 +40,7 @@ from xspinn.outputs import CHANNEL, Answer, OutputLike, alignment, make_outputs
 from xspinn.plan import Loop, Plan
 from xspinn.sources import Source, Stacked, find_source
 from xspinn.tuning import Asked, TuneLike, Tuning, as_tuning, check_precision
+from xspinn.turns import cores
 
 __all__ = ["Blocks", "Run", "prepare"]
 

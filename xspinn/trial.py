@@ -13,11 +13,11 @@ import numpy as np
 import torch
 
 from xspinn.allocator import give_back, kept
-from xspinn.devices import call_gate, limited
 from xspinn.models.base import Built, Model
 from xspinn.models.calling import strict
 from xspinn.models.results import flatten
 from xspinn.tuning import Asked, Tuning
+from xspinn.turns import in_turn
 
 __all__ = ["TOLERANCE", "Result", "Trial"]
 
@@ -71,10 +71,9 @@ class Trial:
     def start(self) -> float:
         """Run one patch as torch comes, in float32; return its seconds."""
         ready = self._ready(Tuning())
-        with call_gate(self.device):
+        answer, seconds = self._once(ready, self.noise)
+        if self.device.type == "cuda":  # the first call of all also starts its libraries
             answer, seconds = self._once(ready, self.noise)
-            if self.device.type == "cuda":  # the first call of all also starts its libraries
-                answer, seconds = self._once(ready, self.noise)
         self.reference = _copied(answer)
         return seconds
 
@@ -129,13 +128,16 @@ class Trial:
     def _call(self, tuning: Tuning, ready: Built, patches: torch.Tensor) -> tuple[Any, float]:
         """Call a model once, or as often as it will be called at the same time."""
         if tuning.threads is None:
-            with call_gate(self.device):
-                return self._once(ready, patches)
-        at_once, alone = self.asked.at_once, limited(ready, tuning.threads)
+            return self._once(ready, patches)
+        at_once = self.asked.at_once
+
+        def alone() -> Any:
+            return in_turn(self.device, lambda: ready(patches), tuning.threads)
+
         with concurrent.futures.ThreadPoolExecutor(at_once) as pool:
             begin = time.perf_counter()
             contexts = [contextvars.copy_context() for _ in range(at_once)]
-            calls = [pool.submit(context.run, alone, patches) for context in contexts]
+            calls = [pool.submit(context.run, alone) for context in contexts]
             answers = [call.result() for call in calls]
             return answers[0], (time.perf_counter() - begin) / at_once
 

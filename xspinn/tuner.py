@@ -7,9 +7,7 @@ chosen. On noise, so that nothing is read from the user's array before the resul
 
 from __future__ import annotations
 
-import concurrent.futures
 import contextlib
-import contextvars
 import math
 import time
 from collections.abc import Sequence
@@ -18,11 +16,12 @@ from dataclasses import replace
 import torch
 
 from xspinn.allocator import can_keep
-from xspinn.devices import calls_at_once, check_precision_of, cores, pick_device
+from xspinn.devices import check_precision_of, pick_device
 from xspinn.errors import PlanError
 from xspinn.models.base import Model
 from xspinn.trial import Result, Trial
 from xspinn.tuning import Asked, Choice, Tuning
+from xspinn.turns import calls_at_once, cores, in_turn
 
 __all__ = ["AUTO_ERROR", "measure"]
 
@@ -78,15 +77,11 @@ def measure(model: Model, asked: Asked) -> Choice:
     ModelError
         If the model fails as torch comes.
     """
-    # In a thread of its own, as blocks run: memory comes from another arena there. What knows that
-    # this is a worker of distributed comes along.
-    here = contextvars.copy_context()
-    with concurrent.futures.ThreadPoolExecutor(1, thread_name_prefix="spinn-tuner") as pool:
-        return pool.submit(here.run, _measure, model, asked).result()
-
-
-def _measure(model: Model, asked: Asked) -> Choice:
     device = model.device(pick_device(asked.device))
+    return in_turn(device, lambda: _measure(model, asked, device))  # as blocks run
+
+
+def _measure(model: Model, asked: Asked, device: torch.device) -> Choice:
     if asked.precision != "auto":
         check_precision_of(asked.precision, device)
     plain = Tuning(precision="float32" if asked.precision == "auto" else asked.precision)
