@@ -65,6 +65,7 @@ class Pooled(torch.nn.Module):
         return torch.nn.functional.interpolate(half, scale_factor=2) + x
 
 
+@pytest.mark.slow
 def test_an_exported_program_of_any_even_size(tmp_path):
     sizes = {2: 2 * torch.export.Dim("y"), 3: 2 * torch.export.Dim("x")}
     sizes[0] = torch.export.Dim("batch")

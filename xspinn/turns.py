@@ -113,8 +113,8 @@ def _started(crew: _Crew, own: int) -> ThreadPoolExecutor:
 
     def begin() -> None:
         _here.crew = crew
-        # A thread that never asked for the number before takes what was set last, whoever did.
-        if torch.get_num_threads() != crew.threads:
+        if crew.threads != own:
+            torch.get_num_threads()  # when it first asks, a thread takes what was set last
             torch.set_num_threads(crew.threads)
 
     pool = ThreadPoolExecutor(crew.size, "spinn-model", begin)
