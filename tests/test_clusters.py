@@ -153,9 +153,11 @@ def test_500_megabytes_neither_swell_the_graph_nor_stop_the_scheduler(tmp_path, 
             small = graph_bytes(client, lambda: lazily(log).compute())
             lazy = lazily(log, bulk=125_000_000, together=2)
             client.run_on_scheduler(watch)
+            start = time.perf_counter()
             wire, before = psutil.net_io_counters().bytes_sent, sent(client)
             results = []
             large = graph_bytes(client, lambda: results.append(lazy.compute()))
+            elapsed = time.perf_counter() - start
             longest = client.run_on_scheduler(longest_pause)
             wire = psutil.net_io_counters().bytes_sent - wire
             print(  # noqa: T201 - figures, for pytest -s
@@ -163,7 +165,7 @@ def test_500_megabytes_neither_swell_the_graph_nor_stop_the_scheduler(tmp_path, 
                 f"{sent(client) - before:,} bytes between workers, {wire:,} on all wires"
             )
             assert large - small < 100_000
-            assert longest < 0.5, "500 MB at once would keep it longer, on a busy machine too"
+            assert longest < 0.1 * elapsed, "the scheduler has time for others meanwhile"
             assert len(built(log)) == len(set(built(log))) == 2
             check(results[0])
             assert 500e6 < sent(client) - before < 505e6

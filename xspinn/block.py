@@ -54,11 +54,11 @@ def run_block(job: Job, model: Model, data: Any, block: Sequence[int]) -> tuple[
     # A function looks after its own threads, and may itself call `predict`.
     options: dict[str, Any] = {"turns": model.kept, "threads": tuning.threads}
     with lane(job.device, model.device, plan.block_bytes, **options) as way:
+        ready = built_model(model, way.device, tuning)
+        fits = Fits.of(model.key, way.device, tuning)
         x = way.upload(_feed(plan, data))
 
         def answers() -> Iterator[tuple[list[Item], Answers]]:
-            ready = built_model(model, way.device, tuning)
-            fits = Fits.of(model.key, way.device, tuning)
             for batch in _batches(_items(plan, block, len(x)), plan.batch):
                 parts = fits.run(ready, way.feed(_cut(x, batch)), plan.batch)
                 while True:

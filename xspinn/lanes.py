@@ -61,7 +61,7 @@ class Lane:
     def compute(self, work: Callable[[], T]) -> T:
         """Do all work on the device between upload and download.
 
-        Blocks take turns, and each gives back what its activations took before the next one
+        Where blocks take turns, each gives back what its activations took before the next one
         begins.
         """
 
@@ -71,7 +71,9 @@ class Lane:
             finally:
                 give_back()
 
-        return in_turn(self.device, alone, self.threads) if self.turns else alone()
+        if not self.turns:
+            return alone()
+        return in_turn(self.device, alone, self.threads, stay=True)
 
     def up(self, tensor: torch.Tensor) -> torch.Tensor:
         """Take a tensor to the device."""
@@ -178,8 +180,6 @@ def lane(
         _running[device] = _running.get(device, 0) + 1
     try:
         if device.type != "cuda":
-            if threads is None and threading.current_thread() is threading.main_thread():
-                turns = False  # nothing else runs, and a debugger finds the model where it looks
             yield Lane(device, store_apart(device, n_bytes), turns, threads)
             return
         from xspinn.cuda import CudaLane

@@ -17,7 +17,7 @@ from xspinn.models.base import Built, Model
 from xspinn.models.calling import strict
 from xspinn.models.results import flatten
 from xspinn.tuning import Asked, Tuning
-from xspinn.turns import in_turn
+from xspinn.turns import dismiss_team, in_turn
 
 __all__ = ["TOLERANCE", "Result", "Trial"]
 
@@ -57,8 +57,7 @@ class Trial:
 
     def __init__(self, model: Model, device: torch.device, asked: Asked) -> None:
         self.model, self.device, self.asked = model, device, asked
-        self.began = time.perf_counter()
-        self.limit = math.inf
+        self.began, self.limit, self.stopped = time.perf_counter(), math.inf, False
         self.noise = _noise(asked, 1, device)
         self.trusted: dict[str, Error] = {}
         self.built: tuple[Any, Built] | None = None
@@ -66,10 +65,11 @@ class Trial:
     @property
     def left(self) -> bool:
         """Whether there is time for more."""
-        return time.perf_counter() - self.began < self.limit
+        return not self.stopped and time.perf_counter() - self.began < self.limit
 
     def start(self) -> float:
         """Run one patch as torch comes, in float32; return its seconds."""
+        self.began = time.perf_counter()
         ready = self._ready(Tuning())
         answer, seconds = self._once(ready, self.noise)
         if self.device.type == "cuda":  # the first call of all also starts its libraries
@@ -134,6 +134,8 @@ class Trial:
         def alone() -> Any:
             return in_turn(self.device, lambda: ready(patches), tuning.threads)
 
+        dismiss_team()
+        in_turn(self.device, lambda: None, tuning.threads)  # that starts its threads
         with concurrent.futures.ThreadPoolExecutor(at_once) as pool:
             begin = time.perf_counter()
             contexts = [contextvars.copy_context() for _ in range(at_once)]

@@ -78,15 +78,20 @@ def measure(model: Model, asked: Asked) -> Choice:
         If the model fails as torch comes.
     """
     device = model.device(pick_device(asked.device))
-    return in_turn(device, lambda: _measure(model, asked, device))  # as blocks run
-
-
-def _measure(model: Model, asked: Asked, device: torch.device) -> Choice:
     if asked.precision != "auto":
         check_precision_of(asked.precision, device)
-    plain = Tuning(precision="float32" if asked.precision == "auto" else asked.precision)
     asked = replace(asked, at_once=min(asked.at_once, calls_at_once(device, 1)))
     trial = Trial(model, device, asked)
+    try:
+        return in_turn(device, lambda: _measure(trial))  # as blocks run
+    except BaseException:
+        trial.stopped = True  # if it was the waiting that was interrupted
+        raise
+
+
+def _measure(trial: Trial) -> Choice:
+    asked, device = trial.asked, trial.device
+    plain = Tuning(precision="float32" if asked.precision == "auto" else asked.precision)
     share = asked.patches / asked.workers
     job = trial.start() * share
     search = asked.tune and job >= WORTH and asked.usual <= FEW * share

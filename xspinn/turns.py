@@ -20,8 +20,8 @@ import functools
 import os
 import sys
 import threading
-from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any, NamedTuple, TypeVar
 
 import torch
@@ -33,7 +33,9 @@ __all__ = ["calls_at_once", "cores", "dismiss_team", "in_turn"]
 T = TypeVar("T")
 
 
-def in_turn(device: torch.device, work: Callable[[], T], threads: int | None = None) -> T:
+def in_turn(
+    device: torch.device, work: Callable[[], T], threads: int | None = None, *, stay: bool = False
+) -> T:
     """Run something that calls a model in one of the threads that do, and wait for it.
 
     Parameters
@@ -44,15 +46,26 @@ def in_turn(device: torch.device, work: Callable[[], T], threads: int | None = N
         Runs at once if it is one of these threads that asks.
     threads : int, optional
         Threads of torch that one call uses; as many as the calling thread has without it.
+    stay : bool, default: False
+        Whether the main thread, when it is its turn, does the work itself: debuggers look there.
     """
     own = torch.get_num_threads()
-    crew = _Crew(str(device), threads or own, calls_at_once(device, threads))
-    if getattr(_here, "crew", None) == crew:
+    kind = _Kind(str(device), threads or own, calls_at_once(device, threads))
+    if getattr(_here, "kind", None) == kind:
         return work()
+    with _lock:
+        crew = _crews.setdefault(kind, _Crew(kind))
+    if stay and threads is None and threading.current_thread() is threading.main_thread():
+        return crew.turn(contextvars.copy_context(), work)
     dismiss_team()
-    with _pool(crew, own) as pool:
-        context = contextvars.copy_context()  # by which a worker of distributed knows itself
-        return pool.submit(context.run, work).result()
+    future = crew.submit(work)
+    try:
+        return future.result()
+    except BaseException:
+        future.cancel()  # the waiting was interrupted, and it may not have begun
+        raise
+    finally:
+        del future  # an error would hold this frame, and with it the block, in a circle
 
 
 def dismiss_team() -> None:
@@ -76,55 +89,97 @@ def _pause() -> Any:
     return getattr(library, "omp_pause_resource_all", None)
 
 
-class _Crew(NamedTuple):
-    """Threads that are alike."""
+class _Kind(NamedTuple):
+    """In what crews differ."""
 
     device: str
     threads: int
-    """Of torch, in each."""
+    """Of torch, in each of its threads."""
     size: int
+
+
+class _Crew:
+    """Threads that are alike; they end when nothing waits for them.
+
+    Those with another number of torch's threads than new threads begin with stay. torch keeps the
+    number for each thread, but also what new threads begin with, so that setting it spreads to any
+    thread that first calls torch in that moment, and such a moment should not come twice.
+    """
+
+    def __init__(self, kind: _Kind) -> None:
+        self.kind = kind
+        self.slots = threading.BoundedSemaphore(kind.size)
+        self.pool: ThreadPoolExecutor | None = None
+        self.waiting, self.stays = 0, False
+
+    def turn(self, context: contextvars.Context, work: Callable[[], T]) -> T:
+        """Do some work, in a context by which a worker of distributed knows itself."""
+        with self.slots:
+            before, _here.kind = getattr(_here, "kind", None), self.kind
+            try:
+                return context.run(work)
+            finally:
+                _here.kind = before
+
+    def submit(self, work: Callable[[], T]) -> Future[T]:
+        with _lock:
+            self.pool = self.pool or self._started()
+            future = self.pool.submit(self.turn, contextvars.copy_context(), work)
+            self.waiting += 1
+        future.add_done_callback(self._done)
+        return future
+
+    def _done(self, _: Future[Any]) -> None:
+        with _lock:
+            self.waiting -= 1
+            if self.pool is not None and not self.waiting and not self.stays:
+                self.pool.shutdown(wait=False)
+                self.pool = None
+
+    def _started(self) -> ThreadPoolExecutor:
+        threads, size = self.kind.threads, self.kind.size
+        usual = _in_new_thread(torch.get_num_threads)
+        self.stays = threads != usual
+        if not self.stays:
+            return ThreadPoolExecutor(size, "spinn-model")
+
+        def begin() -> None:
+            torch.get_num_threads()  # when it first asks, a thread takes what was set last
+            torch.set_num_threads(threads)
+
+        pool, all_here = ThreadPoolExecutor(size, "spinn-model", begin), threading.Barrier(size)
+        try:
+            for here in [pool.submit(all_here.wait) for _ in range(size)]:
+                here.result()
+        except BaseException:
+            all_here.abort()
+            pool.shutdown(wait=False, cancel_futures=True)
+            raise
+        finally:
+            _in_new_thread(lambda: torch.set_num_threads(usual))
+        return pool
+
+
+def _in_new_thread(ask: Callable[[], T]) -> T:
+    with ThreadPoolExecutor(1) as pool:
+        return pool.submit(ask).result()
 
 
 _here = threading.local()
 _lock = threading.Lock()
-_pools: dict[_Crew, tuple[ThreadPoolExecutor, int]] = {}
-"""Those that are at work, and how many threads wait for them."""
+_crews: dict[_Kind, _Crew] = {}
 
 
-@contextlib.contextmanager
-def _pool(crew: _Crew, own: int) -> Iterator[ThreadPoolExecutor]:
-    with _lock:
-        pool, waiting = _pools.get(crew) or (_started(crew, own), 0)
-        _pools[crew] = pool, waiting + 1
-    try:
-        yield pool
-    finally:
-        with _lock:
-            waiting = _pools[crew][1] - 1
-            _pools[crew] = pool, waiting
-            if not waiting:
-                del _pools[crew]
-                pool.shutdown(wait=False)
+def _forget() -> None:
+    """Begin anew in a forked process, which has none of these threads."""
+    global _lock
+    _lock = threading.Lock()
+    _crews.clear()
+    _here.kind = None
 
 
-def _started(crew: _Crew, own: int) -> ThreadPoolExecutor:
-    """Start threads that use so many of torch's; others, and those to come, stay as they are."""
-    ready = threading.Barrier(crew.size + 1)
-
-    def begin() -> None:
-        _here.crew = crew
-        if crew.threads != own:
-            torch.get_num_threads()  # when it first asks, a thread takes what was set last
-            torch.set_num_threads(crew.threads)
-
-    pool = ThreadPoolExecutor(crew.size, "spinn-model", begin)
-    if crew.threads != own:
-        # torch keeps the number for each thread, but new threads begin with the one set last.
-        for _ in range(crew.size):
-            pool.submit(ready.wait)
-        ready.wait()
-        torch.set_num_threads(own)
-    return pool
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_forget)
 
 
 def calls_at_once(device: torch.device, threads: int | None = None) -> int:
