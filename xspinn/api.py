@@ -184,8 +184,8 @@ def predict(
     if not run.source.lazy:
         check_available(device)
         chosen = config.get("scheduler", None)
-        in_turn = chosen in ("sync", "synchronous", "single-threaded")
-        arrays = compute(*arrays, scheduler=chosen if in_turn else "threads")
+        alone = chosen in ("sync", "synchronous", "single-threaded")
+        arrays = compute(*arrays, scheduler=chosen if alone else "threads")
     attrs = kept_attrs(run.template, run.plan, keep_attrs, run.model.key[:16], version("xspinn"))
     labelled = [
         label(run.template, run.plan, out, data, attrs, name)
