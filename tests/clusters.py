@@ -8,6 +8,8 @@ import xarray as xr
 from distributed import LocalCluster
 from networks import Counting
 
+import xspinn  # noqa: F401 - the accessor
+
 TESTS = str(Path(__file__).parent)
 PATCH = {"y": 16, "x": 16}
 BULK = 5_000_000

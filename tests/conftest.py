@@ -5,6 +5,7 @@ import os
 import shutil
 import tempfile
 
+import pytest
 from hypothesis import HealthCheck, settings
 
 settings.register_profile(
@@ -19,3 +20,19 @@ settings.load_profile("xspinn")
 # Choices of earlier runs, or of the user, must not decide what tests see; nor the other way round.
 os.environ["XSPINN_CACHE"] = tempfile.mkdtemp(prefix="xspinn-tests-")
 atexit.register(shutil.rmtree, os.environ["XSPINN_CACHE"], ignore_errors=True)
+
+
+@pytest.fixture
+def log(tmp_path):
+    """Where a model writes down which process built it."""
+    return tmp_path / "builds"
+
+
+@pytest.fixture
+def client():
+    """A client of two worker processes of two threads each, that find the modules of the tests."""
+    from clusters import cluster
+    from distributed import Client
+
+    with cluster() as made, Client(made) as client:
+        yield client

@@ -17,18 +17,6 @@ from xspinn import as_model
 from xspinn.carriers import Shared
 from xspinn.errors import ModelError
 
-
-@pytest.fixture
-def log(tmp_path):
-    return tmp_path / "builds"
-
-
-@pytest.fixture
-def client():
-    with cluster() as made, Client(made) as client:
-        yield client
-
-
 # -- distributed -----------------------------------------------------------------------------
 
 

@@ -16,17 +16,6 @@ from distributed import Client, LocalCluster, fire_and_forget
 pytestmark = pytest.mark.slow
 
 
-@pytest.fixture
-def log(tmp_path):
-    return tmp_path / "builds"
-
-
-@pytest.fixture
-def client():
-    with cluster() as made, Client(made) as client:
-        yield client
-
-
 def test_a_client_that_comes_after_predict(log):
     lazy = lazily(log, bulk=BULK)
     with cluster() as made, Client(made) as client:

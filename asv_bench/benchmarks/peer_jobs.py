@@ -96,15 +96,15 @@ class Fastest:
 
     def __init__(self, job: Job) -> None:
         from xspinn import as_model, plan
-        from xspinn.turns import cores, in_turn
+        from xspinn.turns import calls_at_once, in_turn
 
         made = plan(job.labelled, job.model, **job.arguments)
         self.batch, self.tuning = made.batch, made.tuning
         ready = as_model(job.model).load(job.device, self.tuning)
-        self.call = ready
-        if self.tuning.threads:
-            self.call = lambda batch: in_turn(job.device, lambda: ready(batch), self.tuning.threads)
-        self.at_once = max(1, cores() // self.tuning.threads) if self.tuning.threads else 1
+        self.call, self.at_once, threads = ready, 1, self.tuning.threads
+        if threads:
+            self.call = lambda batch: in_turn(job.device, lambda: ready(batch), threads)
+            self.at_once = calls_at_once(job.device, threads)
         for count in {self.batch, len(job.patches) % self.batch or self.batch}:
             self.call(job.patches[:count])  # what is compiled or laid out anew is so from now on
 
