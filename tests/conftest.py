@@ -31,8 +31,8 @@ def log(tmp_path):
 @pytest.fixture
 def client():
     """A client of two worker processes of two threads each, that find the modules of the tests."""
-    from clusters import cluster
     from distributed import Client
+    from helpers.clusters import cluster
 
     with cluster() as made, Client(made) as client:
         yield client

@@ -6,7 +6,7 @@ import dask.array as da
 import numpy as np
 import pytest
 import xarray as xr
-from networks import fail_on_large, nan_on_large
+from helpers.networks import fail_on_large, nan_on_large
 from torch import nn
 
 import xspinn

@@ -11,7 +11,7 @@ import pytest
 from matplotlib.collections import LineCollection, PatchCollection
 from matplotlib.figure import Figure
 
-from xspinn.axis import Axis
+from xspinn.geometry.axis import Axis
 from xspinn.plot import lattice
 
 Y = Axis("y", size=100, patch=40, overlap=10, bounds=(0, 50, 100))

@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 import torch
 import xarray as xr
+from helpers.reference import brute_force, lattice
+from helpers.strategies import Case, cases, chunked_cases, splits
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from reference import brute_force, lattice
-from strategies import Case, cases, chunked_cases, splits
 
 import xspinn
 

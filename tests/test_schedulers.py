@@ -10,7 +10,7 @@ import pytest
 import torch
 import xarray as xr
 from distributed import Client, LocalCluster
-from networks import Counting, Stages, Watched, fail_on_large, nan_on_large
+from helpers.networks import Counting, Stages, Watched, fail_on_large, nan_on_large
 
 import xspinn
 
@@ -130,7 +130,7 @@ def test_dask_threads_times_torch_threads_do_not_oversubscribe(stored, calls):
 
 
 def test_one_call_where_torch_uses_all_cores(monkeypatch):
-    monkeypatch.setattr("xspinn.turns.cores", lambda: 8)
+    monkeypatch.setattr("xspinn.machine.threads.cores", lambda: 8)
     monkeypatch.setattr(torch, "get_num_threads", lambda: 8)
     assert calls_at_once() == 1
     monkeypatch.setattr(torch, "get_num_threads", lambda: 2)
@@ -138,7 +138,7 @@ def test_one_call_where_torch_uses_all_cores(monkeypatch):
 
 
 def calls_at_once():
-    from xspinn.turns import _calls
+    from xspinn.machine.threads import _calls
 
     return _calls(torch.device("cpu"))
 

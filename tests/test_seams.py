@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 import xarray as xr
-from networks import UNet3d
+from helpers.networks import UNet3d
 
 import xspinn  # noqa: F401 - registers .spinn
 

@@ -7,8 +7,8 @@ from xspinn import accessor as _accessor  # noqa: F401 - registers .spinn
 from xspinn.api import plan, predict
 from xspinn.errors import ModelError, PlanError, SpinnError, SpinnWarning
 from xspinn.options import get_options, set_options
-from xspinn.plan import Plan
-from xspinn.tuning import Tuning
+from xspinn.plans.plan import Plan
+from xspinn.plans.tuning import Tuning
 
 if TYPE_CHECKING:
     from xspinn.models import as_model

@@ -8,14 +8,14 @@ from typing import TYPE_CHECKING, Any
 import xarray as xr
 
 from xspinn import api
-from xspinn.arguments import BoundaryLike, OverlapLike, WindowsLike
-from xspinn.outputs import OutputLike
-from xspinn.plan import Plan
-from xspinn.tuning import TuneLike
+from xspinn.plans.arguments import BoundaryLike, OverlapLike, WindowsLike
+from xspinn.plans.outputs import OutputLike
+from xspinn.plans.plan import Plan
+from xspinn.plans.tuning import TuneLike
 
 if TYPE_CHECKING:
-    from xspinn.activations import ActivationLike
-    from xspinn.prepare import Blocks
+    from xspinn.models.activations import ActivationLike
+    from xspinn.planner import Blocks
 
 __all__ = ["DataArraySpinn", "DatasetSpinn", "Spinn"]
 

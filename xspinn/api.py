@@ -8,14 +8,14 @@ from typing import TYPE_CHECKING, Any
 
 import xarray as xr
 
-from xspinn.arguments import BoundaryLike, OverlapLike, WindowsLike
-from xspinn.outputs import OutputLike
-from xspinn.plan import Plan
-from xspinn.tuning import TuneLike
+from xspinn.plans.arguments import BoundaryLike, OverlapLike, WindowsLike
+from xspinn.plans.outputs import OutputLike
+from xspinn.plans.plan import Plan
+from xspinn.plans.tuning import TuneLike
 
 if TYPE_CHECKING:
-    from xspinn.activations import ActivationLike
-    from xspinn.prepare import Blocks
+    from xspinn.models.activations import ActivationLike
+    from xspinn.planner import Blocks
 
 __all__ = ["plan", "predict"]
 
@@ -154,11 +154,11 @@ def predict(
     from dask import config
     from dask.base import compute
 
-    from xspinn.devices import check_available
-    from xspinn.graph import build
-    from xspinn.labels import kept_attrs, label
-    from xspinn.prepare import prepare
-    from xspinn.turns import dismiss_team
+    from xspinn.graph.build import build
+    from xspinn.graph.labels import kept_attrs, label
+    from xspinn.machine.devices import check_available
+    from xspinn.machine.threads import dismiss_team
+    from xspinn.planner import prepare
 
     run = prepare(
         obj,
@@ -246,7 +246,7 @@ blocks, dtype, device, tune, precision
     >>> job.lattice_shape, job.n_patches
     ((5, 5, 5), 125)
     """
-    from xspinn.prepare import prepare
+    from xspinn.planner import prepare
 
     return prepare(
         obj,

@@ -24,8 +24,8 @@ from xspinn.plot import lattice
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-    from xspinn.cosmic_rays import CosmicRayUNet
-    from xspinn.plan import Plan
+    from xspinn.datasets.cosmic_rays import CosmicRayUNet
+    from xspinn.plans.plan import Plan
 
 CHUNKS = {"y": 256, "x": 256}
 TILING: dict[str, Any] = {"patch": {"y": 256, "x": 256}, "overlap": 32}

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-    from xspinn.axis import Axis
-    from xspinn.plan import Plan
+    from xspinn.geometry.axis import Axis
+    from xspinn.plans.plan import Plan
 
 __all__ = ["lattice"]
 

@@ -10,7 +10,7 @@ import torch
 import xarray as xr
 
 import xspinn
-from xspinn.sums import Item, Sums
+from xspinn.block.sums import Item, Sums
 
 from .common import DIMS, UNet
 

@@ -64,6 +64,6 @@ class Delivery:
 
 
 def _counts(dask_worker: Any) -> tuple[int, int]:
-    from xspinn.cache import builds
+    from xspinn.models.built import builds
 
     return builds(), dask_worker.transfer_outgoing_bytes_total

@@ -161,8 +161,8 @@ def _alone(model: Any, job: dict[str, Any]) -> dict[str, Any]:
     import torch
 
     from xspinn import as_model
-    from xspinn.allocator import give_back, kept
-    from xspinn.tuning import as_tuning
+    from xspinn.machine.allocator import give_back, kept
+    from xspinn.plans.tuning import as_tuning
 
     tuning = as_tuning(job["tune"], "float32")
     assert tuning is not None

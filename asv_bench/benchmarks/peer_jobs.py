@@ -96,7 +96,7 @@ class Fastest:
 
     def __init__(self, job: Job) -> None:
         from xspinn import as_model, plan
-        from xspinn.turns import calls_at_once, in_turn
+        from xspinn.machine.threads import calls_at_once, in_turn
 
         made = plan(job.labelled, job.model, **job.arguments)
         self.batch, self.tuning = made.batch, made.tuning
@@ -109,7 +109,7 @@ class Fastest:
             self.call(job.patches[:count])  # what is compiled or laid out anew is so from now on
 
     def run(self, patches: torch.Tensor) -> list[torch.Tensor]:
-        from xspinn.allocator import kept
+        from xspinn.machine.allocator import kept
 
         batches = patches.split(self.batch)
         with kept(self.tuning.allocator):

@@ -11,7 +11,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import random
-import sys
 import time
 import weakref
 from collections.abc import Callable, Iterable, Sequence
@@ -24,12 +23,12 @@ from distributed.protocol.pickle import dumps
 from distributed.utils import sync
 from distributed.utils_comm import gather_from_workers
 
-from xspinn.carriers import LENGTH, TASK
+from xspinn.carriers.names import LENGTH, TASK, when_released
 from xspinn.errors import ModelError
-from xspinn.memory import Latest
+from xspinn.machine.memory import Latest
 
 if TYPE_CHECKING:
-    from xspinn.models.content import Buffer, Content
+    from xspinn.carriers.content import Buffer, Content
 
 __all__ = ["Scattered", "carrier", "clients", "watch"]
 
@@ -273,10 +272,9 @@ def _models(tasks: Iterable[Any]) -> set[str]:
 
 
 def _let_go(tasks: list[str]) -> None:
-    """Forget models, on a worker; one that never built any need not import torch for it."""
-    cache = sys.modules.get("xspinn.cache")
-    if cache is not None:
-        cache.release(*(task.removeprefix(TASK) for task in tasks))
+    """Forget models, on a worker."""
+    for release in when_released:
+        release(*(task.removeprefix(TASK) for task in tasks))
 
 
 _watched: weakref.WeakSet[Client] = weakref.WeakSet()

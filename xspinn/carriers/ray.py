@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from xspinn.carriers import Shared
+from xspinn.carriers.shared import Shared
 
 if TYPE_CHECKING:
-    from xspinn.models.content import Buffer, Content
+    from xspinn.carriers.content import Buffer, Content
 
 __all__ = ["Stored", "use_ray"]
 

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 if TYPE_CHECKING:
-    from xspinn.models.content import Buffer, Content
+    from xspinn.carriers.content import Buffer, Content
 
 __all__ = ["Spooled", "carry"]
 

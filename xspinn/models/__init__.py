@@ -8,10 +8,11 @@ from typing import Any
 
 import torch
 
+from xspinn.carriers.content import Content
 from xspinn.errors import ModelError
+from xspinn.machine.worker import name_process
 from xspinn.models.base import Model, Options
-from xspinn.models.content import Content, here
-from xspinn.models.formats import format_of_file, formats, get_format
+from xspinn.models.registry import format_of_file, get_format, known_formats
 
 __all__ = ["Model", "Options", "as_model"]
 
@@ -103,7 +104,7 @@ def as_model(
         if not kind.converts(model):
             raise ModelError(f"{what} is no model of format {format!r}.")
     else:
-        kind = next((kind for kind in formats().values() if kind.accepts(model)), Model)
+        kind = next((kind for kind in known_formats().values() if kind.accepts(model)), Model)
         if kind is Model:
             raise ModelError(
                 f"a model of type {type(model).__name__!r} is not known: give a torch.nn.Module, "
@@ -122,7 +123,7 @@ def _made(make: Callable[[], Model], kind: type[Model], what: str) -> Model:
         raise
     except Exception as error:
         raise ModelError(
-            f"{what} cannot be loaded as a model ({kind.__name__}) in {here()}: "
+            f"{what} cannot be loaded as a model ({kind.__name__}) in {name_process()}: "
             f"{type(error).__name__}: {error}. If it is a file, it may be cut off or of another "
             "format."
         ) from error

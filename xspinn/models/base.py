@@ -10,10 +10,11 @@ from typing import Any, ClassVar, TypeAlias
 import numpy as np
 import torch
 
+from xspinn.carriers.content import Content
 from xspinn.errors import ModelError
-from xspinn.models.content import Content, here
+from xspinn.machine.worker import name_process
 from xspinn.models.results import channels_first, channels_last, in_batches
-from xspinn.tuning import Tuning
+from xspinn.plans.tuning import Tuning
 
 __all__ = ["TORCH", "Built", "Model", "Options"]
 
@@ -201,7 +202,7 @@ class Model(ABC):
             origin = f" from {self.content.origin}" if self.content.origin else ""
             raise ModelError(
                 f"the model {self.name} ({type(self).__name__}{origin}, {self.n_bytes} bytes, hash "
-                f"{self.key[:12]}) cannot be built in {here()} on {device}: "
+                f"{self.key[:12]}) cannot be built in {name_process()} on {device}: "
                 + (str(error) if isinstance(error, ModelError) else _reason(error))
             ) from error
         if self.channels_last:

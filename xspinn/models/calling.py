@@ -11,12 +11,12 @@ from typing import Any
 
 import torch
 
-from xspinn.devices import check_precision_of
 from xspinn.errors import ModelError
-from xspinn.messages import warn_user
+from xspinn.machine.devices import check_precision_of
+from xspinn.machine.worker import warn_user
 from xspinn.models.feeding import HALF
 from xspinn.models.replaying import Replayed, record
-from xspinn.tuning import Tuning
+from xspinn.plans.tuning import Tuning
 
 __all__ = ["AUTOCAST", "calling", "own_dtype", "strict"]
 

@@ -9,10 +9,11 @@ from pathlib import PurePath
 from typing import Any, Self
 from urllib.parse import urlsplit
 
+from xspinn.carriers.content import Buffer, Content
+from xspinn.carriers.remote import is_url
 from xspinn.errors import ModelError
+from xspinn.machine.worker import name_process
 from xspinn.models.base import Model, Options
-from xspinn.models.content import Buffer, Content, here
-from xspinn.models.remote import is_url
 
 __all__ = ["FileModel", "missing", "name_of", "sha256"]
 
@@ -35,9 +36,9 @@ class FileModel(Model):
         except Exception as error:
             raise ModelError(
                 f"{content.origin or name} cannot be loaded as a model ({type(self).__name__}) in "
-                f"{here()}: {type(error).__name__}: {error}. It holds {content.n_bytes} bytes with "
-                f"sha256 {content.key}. If it was cut off or is of another format, fetch it again, "
-                "or name its format with as_model(..., format=...)."
+                f"{name_process()}: {type(error).__name__}: {error}. It holds {content.n_bytes} "
+                f"bytes with sha256 {content.key}. If it was cut off or is of another format, "
+                "fetch it again, or name its format with as_model(..., format=...)."
             ) from error
         settings = [type(self).__name__, content.key, *self.settings()]
         self.key = hashlib.sha256(json.dumps(settings).encode()).hexdigest()
@@ -86,6 +87,6 @@ def sha256(raw: Buffer) -> str:
 def missing(package: str, extra: str, what: str) -> ModelError:
     """Say what to install."""
     return ModelError(
-        f"{what} needs the package {package}, which is not installed in {here()}: "
+        f"{what} needs the package {package}, which is not installed in {name_process()}: "
         f"pip install 'xspinn[{extra}]', on every worker too."
     )

@@ -1,0 +1,1 @@
+"""Run one block: every patch, the sums, what is passed to neighbours."""

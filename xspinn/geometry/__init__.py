@@ -1,0 +1,1 @@
+"""Where patches lie and what they weigh, one dim at a time."""

@@ -1,0 +1,1 @@
+"""A plan as lazy, labelled dask arrays."""

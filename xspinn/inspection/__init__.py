@@ -1,0 +1,1 @@
+"""Ask a model what it needs and what it returns."""

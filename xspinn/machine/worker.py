@@ -1,0 +1,66 @@
+"""Which worker of distributed this is, if it is one, and what it says of itself.
+
+Nothing here imports distributed: where nothing else has, there is no worker.
+"""
+
+from __future__ import annotations
+
+import os
+import socket
+import sys
+import warnings
+from typing import Any
+
+from xspinn.errors import SpinnWarning
+
+__all__ = ["memory_limit", "name_process", "place_among", "this_worker", "threads", "warn_user"]
+
+
+def this_worker() -> Any | None:
+    """Return the worker whose task asks, or None where no task of distributed does."""
+    module = sys.modules.get("distributed.worker")
+    if module is None:
+        return None
+    try:
+        return module.get_worker()
+    except ValueError:
+        return None
+
+
+def name_process() -> str:
+    """Name this process for messages: the worker it is, or its number and host."""
+    worker = this_worker()
+    if worker is not None:
+        return f"worker {worker.address}"
+    return f"process {os.getpid()} on {socket.gethostname()}"
+
+
+def memory_limit() -> int | None:
+    """Return the bytes that the worker, or the machine in distributed's view, may use."""
+    distributed = sys.modules.get("distributed")
+    if distributed is None:
+        return None
+    worker = this_worker()
+    limit = None if worker is None else worker.memory_manager.memory_limit
+    return int(limit or distributed.system.MEMORY_LIMIT)
+
+
+def threads() -> int | None:
+    """Return how many tasks the worker runs at the same time; None where this is no worker."""
+    worker = this_worker()
+    return None if worker is None else int(worker.state.nthreads)
+
+
+def place_among(neighbours: int) -> int:
+    """Return which of so many neighbours this process is, as far as anything says so."""
+    worker = this_worker()
+    place = os.environ.get("LOCAL_RANK", "") if worker is None else str(worker.name)
+    return int(place) % neighbours if place.isdigit() else 0
+
+
+def warn_user(message: str) -> None:
+    """Warn here, and on a distributed worker also at the client."""
+    if this_worker() is not None:
+        sys.modules["distributed.worker"].warn(message, SpinnWarning)
+    else:
+        warnings.warn(message, SpinnWarning, stacklevel=3)

@@ -1,0 +1,1 @@
+"""Values: what is asked for, what is settled, what it costs."""

@@ -1,0 +1,56 @@
+"""What all blocks of one run share, besides the model.
+
+Schedulers unpickle it without running it, so this module does not import torch.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+from uuid import uuid4
+
+import numpy.typing as npt
+
+from xspinn.plans.plan import Plan
+
+__all__ = ["Job"]
+
+
+@dataclass(frozen=True)
+class Job:
+    """Plan, device and what else a block needs to know.
+
+    Attributes
+    ----------
+    plan : Plan
+    device : str or None
+        None for the best of the process that runs a block.
+    activation : str, callable or None
+        Applied to the model's output; see `xspinn.models.activations`.
+    coords : dict
+        Dim -> its coordinate values, for messages.
+    check_nan : bool
+        Whether to look for NaN that the input does not explain.
+    run : str
+        Tells this run from all others.
+    """
+
+    plan: Plan
+    device: str | None = None
+    activation: str | Callable[[Any], Any] | None = None
+    coords: dict[str, npt.NDArray[Any]] = field(default_factory=dict)
+    check_nan: bool = True
+    run: str = field(default_factory=lambda: uuid4().hex)
+
+    def where(self, spans: dict[str, tuple[int, int]]) -> str:
+        """Say where a box is, in voxels and in coordinates."""
+        words = []
+        for dim, (lo, hi) in spans.items():
+            word = f"{dim}={lo}:{hi}"
+            if dim in self.coords:
+                values = self.coords[dim]
+                first, last = values[max(lo, 0)], values[min(hi, len(values)) - 1]
+                word += f" ({first} to {last})" if hi - lo > 1 else f" ({first})"
+            words.append(word)
+        return ", ".join(words)

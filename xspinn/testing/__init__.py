@@ -1,0 +1,5 @@
+"""Contracts that extensions of xspinn must keep, as functions to call from their tests."""
+
+from xspinn.testing.models import check_model
+
+__all__ = ["check_model"]
