@@ -1,21 +1,20 @@
-"""The functions behind the accessors: plan and predict."""
+"""What xspinn can do, as functions; the accessors have them as methods."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from importlib.metadata import version
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import xarray as xr
 
-from xspinn.plans.arguments import BoundaryLike, OverlapLike, WindowsLike
+from xspinn.docstrings import takes_parameters
+from xspinn.plans.arguments import ActivationLike, BoundaryLike, OverlapLike, WindowsLike
+from xspinn.plans.blocks import Blocks
 from xspinn.plans.outputs import OutputLike
 from xspinn.plans.plan import Plan
+from xspinn.plans.request import Request
 from xspinn.plans.tuning import TuneLike
-
-if TYPE_CHECKING:
-    from xspinn.models.activations import ActivationLike
-    from xspinn.planner import Blocks
 
 __all__ = ["plan", "predict"]
 
@@ -105,8 +104,8 @@ def predict(
     tune : bool or mapping, default: True
         How the model is called. True measures a few batches where the job is long enough, and
         takes the fastest memory format, batch, threads and handling of memory whose results agree
-        with torch as it comes; the choice is the same for all workers, and kept for the next run.
-        False is torch as it comes. A mapping sets some of ``memory_format``, ``compile``,
+        with those of torch's defaults; the choice is the same for all workers, and kept for the
+        next run. False is torch's defaults. A mapping sets some of ``memory_format``, ``compile``,
         ``allocator`` and ``threads``, see `Tuning`, without measuring. Files in formats other than
         torch's, and functions, run as they come.
     precision : {"float32", "bf16", "fp16", "auto"}, default: "float32"
@@ -151,18 +150,13 @@ def predict(
     >>> bool((lazy.compute().y == image.y).all())
     True
     """
-    from dask import config
-    from dask.base import compute
-
-    from xspinn.graph.build import build
-    from xspinn.graph.labels import kept_attrs, label
+    from xspinn.graph.build import compute_here
+    from xspinn.graph.labels import check_name, kept_attrs, label_all
     from xspinn.machine.devices import check_available
     from xspinn.machine.threads import dismiss_team
     from xspinn.planner import prepare
 
-    run = prepare(
-        obj,
-        model,
+    request = Request(
         patch=patch,
         overlap=overlap,
         window=window,
@@ -177,25 +171,19 @@ def predict(
         device=device,
         tune=tune,
         precision=precision,
-        name=name,
     )
-    arrays: Sequence[Any] = build(run.job, run.model, run.source, run.token)
+    check_name(obj, name)
+    run = prepare(obj, model, request)
+    arrays: Sequence[Any] = run.arrays()
     dismiss_team()  # of what torch did here before
     if not run.source.lazy:
         check_available(device)
-        chosen = config.get("scheduler", None)
-        alone = chosen in ("sync", "synchronous", "single-threaded")
-        arrays = compute(*arrays, scheduler=chosen if alone else "threads")
+        arrays = compute_here(arrays)
     attrs = kept_attrs(run.template, run.plan, keep_attrs, run.model.key[:16], version("xspinn"))
-    labelled = [
-        label(run.template, run.plan, out, data, attrs, name)
-        for out, data in zip(run.plan.outputs, arrays, strict=True)
-    ]
-    if run.plan.outputs[0].name is None:
-        return labelled[0]
-    return xr.Dataset({array.name: array for array in labelled}, attrs=attrs)
+    return label_all(run.template, run.plan, arrays, attrs, name)
 
 
+@takes_parameters(predict, "keep_attrs", "name")
 def plan(
     obj: xr.DataArray | xr.Dataset,
     model: Any,
@@ -219,9 +207,7 @@ def plan(
 
     Parameters
     ----------
-    obj, model, patch, overlap, window, combine, boundary, channel, output, activation, batch, \
-blocks, dtype, device, tune, precision
-        As in `predict`.
+    {parameters}
 
     Returns
     -------
@@ -248,9 +234,7 @@ blocks, dtype, device, tune, precision
     """
     from xspinn.planner import prepare
 
-    return prepare(
-        obj,
-        model,
+    request = Request(
         patch=patch,
         overlap=overlap,
         window=window,
@@ -265,4 +249,5 @@ blocks, dtype, device, tune, precision
         device=device,
         tune=tune,
         precision=precision,
-    ).plan
+    )
+    return prepare(obj, model, request).plan

@@ -6,7 +6,10 @@ and comes when the plan is made wherever it can.
 
 from __future__ import annotations
 
-__all__ = ["ModelError", "PlanError", "SpinnError", "SpinnWarning"]
+import sys
+import warnings
+
+__all__ = ["ModelError", "PlanError", "SpinnError", "SpinnWarning", "warn"]
 
 
 class SpinnError(Exception):
@@ -23,3 +26,11 @@ class ModelError(SpinnError, RuntimeError):
 
 class SpinnWarning(UserWarning):
     """Something that the user should look at, while the run goes on."""
+
+
+def warn(message: str) -> None:
+    """Warn at the line of the user's that led here: the first one that is not xspinn's."""
+    frame, level = sys._getframe(1), 2
+    while frame.f_back is not None and frame.f_globals.get("__name__", "").startswith("xspinn."):
+        frame, level = frame.f_back, level + 1
+    warnings.warn(message, SpinnWarning, stacklevel=level - 1)

@@ -7,9 +7,9 @@ from __future__ import annotations
 
 import hashlib
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, TypeAlias
+from typing import Any
 
 import dask.array as da
 import numpy as np
@@ -18,36 +18,26 @@ from dask import config
 
 from xspinn.errors import PlanError
 from xspinn.geometry.axis import Axis
-from xspinn.geometry.combine import get_combine
-from xspinn.graph.sources import Source, Stacked, find_source
+from xspinn.graph.build import build
+from xspinn.graph.inputs import describe, find_input, template_of
+from xspinn.graph.sources import Source
 from xspinn.inspection.asking import inspect_model
 from xspinn.machine.devices import check_device
 from xspinn.machine.threads import cores
 from xspinn.models import Model, as_model
-from xspinn.models.activations import ActivationLike, resolve_activation
+from xspinn.models.activations import resolve_activation
 from xspinn.options import get_options
-from xspinn.plans.arguments import (
-    BoundaryLike,
-    OverlapLike,
-    WindowsLike,
-    check_array,
-    check_patch,
-    default_batch,
-    make_axes,
-)
-from xspinn.plans.blocks import as_blocks, choose_blocks, given_blocks, loop_bounds
+from xspinn.plans.arguments import Input, check_patch, default_batch, make_axes
+from xspinn.plans.blocks import Blocks, as_blocks, choose_blocks, given_blocks, loop_bounds
 from xspinn.plans.job import Job
-from xspinn.plans.outputs import CHANNEL, Answer, OutputLike, alignment, make_outputs
-from xspinn.plans.plan import Loop, Plan
-from xspinn.plans.tuning import Asked, TuneLike, Tuning, as_tuning, check_precision
+from xspinn.plans.outputs import Answer, alignment, make_outputs, taken_names
+from xspinn.plans.parts import Loop
+from xspinn.plans.plan import Plan
+from xspinn.plans.request import Request
+from xspinn.plans.tuning import Asked, TuneLike, Tuning
 from xspinn.tuning.choosing import choose
 
-__all__ = ["Blocks", "Run", "prepare"]
-
-Blocks: TypeAlias = "int | Mapping[str, int | Sequence[int]] | None"
-
-VARIABLE = "variable"
-"""Dim that a dataset's variables are stacked along, as in Dataset.to_dataarray."""
+__all__ = ["Run", "prepare"]
 
 
 @dataclass(frozen=True)
@@ -79,71 +69,53 @@ class Run:
         parts = (self.plan.fingerprint, self.model.key, self.source.token, str(self.job.device))
         return hashlib.sha256(":".join(parts).encode()).hexdigest()[:32]
 
+    def arrays(self) -> list[da.Array]:
+        """Return the results without labels, one for every output of the plan; nothing runs."""
+        return build(self.job, self.model, self.source, self.token)
 
-@dataclass(frozen=True)
-class _Input:
-    """The array to run over, without its voxels."""
-
-    template: xr.DataArray | xr.Dataset
-    dims: tuple[str, ...]
-    shape: tuple[int, ...]
-    dtype: np.dtype[Any]
-    chunks: dict[str, int | None]
-    channel: str | None
-    source: Callable[[], Source]
-
-    @property
-    def sizes(self) -> dict[str, int]:
-        return dict(zip(self.dims, self.shape, strict=True))
-
-
-def prepare(
-    obj: xr.DataArray | xr.Dataset,
-    model: Any,
-    *,
-    patch: Mapping[str, int],
-    overlap: OverlapLike,
-    window: WindowsLike,
-    combine: str,
-    boundary: BoundaryLike,
-    channel: str | None,
-    output: OutputLike,
-    activation: ActivationLike,
-    batch: Any,
-    blocks: Blocks,
-    dtype: Any,
-    device: str | None,
-    tune: TuneLike,
-    precision: str,
-    name: str | None = None,
-) -> Run:
-    """Check everything, ask the model what it returns, and make the plan; see `xspinn.predict`."""
-    data = _from_dataset(obj, channel) if isinstance(obj, xr.Dataset) else _from_array(obj, channel)
-    check_array(data.dims, data.shape, data.dtype)
-    widths = check_patch(patch, data.sizes, data.channel)
-    rule = get_combine(combine)
-    device = check_device(device)
-    tuning = as_tuning(tune, check_precision(precision))
-    named, applied = resolve_activation(activation)
-    whole = isinstance(batch, int | np.integer) and not isinstance(batch, bool)
-    if batch is not None and not (whole and batch > 0):
-        raise PlanError(f"batch={batch!r}: expected a positive number of patches.")
-    if name is not None and name in obj.coords:
-        raise PlanError(
-            f"name={name!r} is the name of a coordinate of the input: give the result another."
+    def __repr__(self) -> str:
+        road = (
+            "by blocks, from the source" if self.source.sliceable is not None else "dask's chunks"
         )
-    channels = 1 if data.channel is None else data.sizes[data.channel]
-    handle = as_model(model).fitted((1, channels, *widths.values()))
+        facts = {"model": repr(self.model), "read": road, "device": self.job.device or "the best"}
+        return "\n".join([repr(self.plan), *(f"{k + ':':<12}{v}" for k, v in facts.items())])
+
+
+def prepare(obj: xr.DataArray | xr.Dataset, model: Any, request: Request) -> Run:
+    """Check everything, ask the model what it returns, and make the plan.
+
+    Parameters
+    ----------
+    obj : xarray.DataArray or xarray.Dataset
+    model : object
+        As in `xspinn.predict`.
+    request : Request
+
+    Returns
+    -------
+    Run
+
+    Raises
+    ------
+    PlanError, ModelError
+        As `xspinn.predict` does.
+    """
+    data = describe(obj, request.channel)
+    patch = check_patch(request.patch, data.sizes, data.channel)
+    device = check_device(request.device)
+    named, applied = resolve_activation(request.activation)
+    handle = as_model(model).fitted((1, data.channels, *patch.values()))
     feed = handle.feed_dtype(data.dtype)
     # Errors of the arguments come before the model is asked, which may take a while.
-    make_axes(widths, data.sizes, overlap, window, boundary, [1] * len(widths), data.dtype)
-    answers = inspect_model(handle, widths, channels, feed, device, applied)
-    axes = make_axes(widths, data.sizes, overlap, window, boundary, alignment(answers), data.dtype)
-    axes, loops = _blocks(data, axes, blocks, answers, channels, feed)
+    _axes(request, patch, data, [1] * len(patch))
+    answers = inspect_model(handle, patch, data.channels, feed, device, applied)
+    axes = _axes(request, patch, data, alignment(answers))
+    axes, loops = _blocks(data, axes, request.blocks, answers, feed)
+    softmax = request.activation == "softmax"
     outputs = make_outputs(
-        answers, output, rule, axes, _taken(data), dtype, activation == "softmax"
+        answers, request.output, request.rule, axes, taken_names(data), request.dtype, softmax
     )
-    made = Plan(
+    plan = Plan(
         dims=data.dims,
         shape=data.shape,
         dtype=str(data.dtype),
@@ -152,19 +124,37 @@ def prepare(
         loops=loops,
         channel=data.channel,
         outputs=outputs,
-        combine=rule.name,
+        combine=request.combine,
         activation=named,
-        batch=int(batch or _batch(handle, widths, channels)),
+        batch=int(request.batch or _batch(handle, patch, data.channels)),
     )
-    source = data.source()
-    made = _tuned(made, handle, tuning, tune, precision, device, batch is not None, source.lazy)
-    coords = {
-        dim: np.asarray(obj[dim].values)
-        for dim in made.raw_dims
-        if dim is not None and dim in obj.coords and dim in obj.indexes
-    }
-    job = Job(made, device, applied, coords, get_options()["check_nan"])
-    return Run(data.template, job, handle, source)
+    source = find_input(obj, data)
+    plan = _tuned(
+        plan,
+        handle,
+        request.tuning,
+        request.tune,
+        request.precision,
+        device,
+        request.batch is not None,
+        source.lazy,
+    )
+    job = Job(plan, device, applied, _coords(obj, plan), get_options()["check_nan"])
+    return Run(template_of(obj, data), job, handle, source)
+
+
+def _axes(
+    request: Request, patch: Mapping[str, int], data: Input, align: Sequence[int]
+) -> tuple[Axis, ...]:
+    return make_axes(
+        patch, data.sizes, request.overlap, request.window, request.boundary, align, data.dtype
+    )
+
+
+def _coords(obj: xr.DataArray | xr.Dataset, plan: Plan) -> dict[str, Any]:
+    """Coordinates by which errors say where a block is."""
+    dims = (dim for dim in plan.raw_dims if dim is not None)
+    return {d: np.asarray(obj[d].values) for d in dims if d in obj.coords and d in obj.indexes}
 
 
 def _tuned(
@@ -236,102 +226,14 @@ def _batch(model: Model, widths: Mapping[str, int], channels: int) -> int:
     return max(fixed, size // fixed * fixed)
 
 
-def _taken(data: _Input) -> list[str]:
-    """Names that the result's channel dim and arrays cannot have.
-
-    A scalar coordinate "channel" is what is left of a selected channel; it does not hold any more.
-    """
-    rest = [dim for dim in data.dims if dim != data.channel]
-    coords = [str(name) for name in data.template.coords if name not in (data.channel, CHANNEL)]
-    return [*rest, *coords]
-
-
-# -- input -----------------------------------------------------------------------------------
-
-
-def _from_array(obj: xr.DataArray, channel: str | None) -> _Input:
-    if not isinstance(obj, xr.DataArray):
-        raise PlanError(
-            f"expected an xarray.DataArray or Dataset, got {type(obj).__name__}: name the dims "
-            "first, with xr.DataArray(array, dims=(...))."
-        )
-    return _Input(
-        template=obj,
-        dims=obj.dims,  # type: ignore[arg-type] # check_array refuses dims that are not strings
-        shape=obj.shape,
-        dtype=obj.dtype,
-        chunks=_chunks(obj.variable),
-        channel=channel,
-        source=lambda: find_source(obj.variable),
-    )
-
-
-def _from_dataset(ds: xr.Dataset, channel: str | None) -> _Input:
-    if not ds.data_vars:
-        raise PlanError("the dataset has no data variables: there is nothing to predict.")
-    arrays = list(ds.data_vars.values())
-    first = arrays[0]
-    stacked = VARIABLE if channel is None else channel
-    for array in arrays:
-        if set(array.dims) != set(first.dims):
-            raise PlanError(
-                f"variable {array.name!r} has dims {array.dims}, but {first.name!r} has "
-                f"{first.dims}: the variables of a dataset are channels and must share their "
-                "dims. Select some with ds[[names]], or predict on one variable."
-            )
-    if stacked in ds.dims:
-        raise PlanError(
-            f"the variables would be stacked along {stacked!r}, but the dataset has a dim of that "
-            "name: give channel='another_name', or predict on one variable."
-        )
-    for array in arrays:
-        check_array(array.dims, array.shape, array.dtype)
-    dtype = np.result_type(*(array.dtype for array in arrays))
-    variables = [array.variable.transpose(*first.dims) for array in arrays]
-
-    def source() -> Source:
-        parts = [find_source(variable) for variable in variables]
-        lazy = any(part.lazy for part in parts)
-        token = hashlib.sha256(":".join(part.token for part in parts).encode()).hexdigest()
-        sliceables = [part.sliceable for part in parts if part.sliceable is not None]
-        if len(sliceables) == len(parts):
-            return Source(Stacked(sliceables, dtype), None, token, lazy)
-        chunked = [
-            variable.data if variable.chunks is not None else variable.chunk("auto").data
-            for variable in variables
-        ]
-        return Source(None, da.stack(chunked).astype(dtype), token, lazy)
-
-    template = ds.assign_coords({stacked: list(ds.data_vars)})
-    template.encoding = {**first.encoding, **ds.encoding}
-    return _Input(
-        template=template,
-        dims=(stacked, *first.dims),  # type: ignore[arg-type]
-        shape=(len(arrays), *first.shape),
-        dtype=dtype,
-        chunks={stacked: None, **_chunks(first.variable)},
-        channel=stacked,
-        source=source,
-    )
-
-
-def _chunks(variable: xr.Variable) -> dict[str, int | None]:
-    """Widest chunk of every dim: of dask, else of the file; None where there is none."""
-    if variable.chunks is not None:
-        return {str(d): max(c) for d, c in zip(variable.dims, variable.chunks, strict=True)}
-    preferred = variable.encoding.get("preferred_chunks") or {}
-    return {str(dim): preferred.get(dim) for dim in variable.dims}
-
-
 # -- blocks ----------------------------------------------------------------------------------
 
 
 def _blocks(
-    data: _Input,
+    data: Input,
     axes: Sequence[Axis],
     blocks: Blocks,
     answers: Sequence[Answer],
-    channels: int,
     feed: np.dtype[Any],
 ) -> tuple[tuple[Axis, ...], tuple[Loop, ...]]:
     """Give core and looped dims their blocks: those asked for, the others by chunks and budget."""
@@ -339,7 +241,7 @@ def _blocks(
     looped = [dim for dim in data.dims if dim not in core and dim != data.channel]
     asked = as_blocks(blocks, [*core, *looped], core)
     budget = get_options()["block_bytes"]
-    voxel = channels * (data.dtype.itemsize + feed.itemsize) + sum(
+    voxel = data.channels * (data.dtype.itemsize + feed.itemsize) + sum(
         (answer.channels or 1) * max(4, np.dtype(answer.dtype).itemsize) * math.prod(answer.scale)
         for answer in answers
     )

@@ -40,8 +40,9 @@ def _lines(name: str, value: Any) -> Iterator[str]:
     if not inspect.isclass(value):
         yield name + str(inspect.signature(value))
         return
-    bases = ", ".join(base.__name__ for base in value.__bases__)
-    yield f"class {name}({bases}){_made(value)}"
+    errors = issubclass(value, Exception)  # what users catch; other bases are nobody's business
+    bases = f" of {', '.join(base.__name__ for base in value.__bases__)}" if errors else ""
+    yield f"class {name}{bases}{_made(value)}"
     for attribute in sorted(dir(value)):
         owner = next(base for base in value.__mro__ if attribute in base.__dict__)
         if attribute.startswith("_") or not _is_ours(owner):

@@ -18,6 +18,7 @@ from xspinn.machine.lanes import Lane, store_apart
 from xspinn.machine.route import lane
 from xspinn.models.replaying import Recording, Replayed
 from xspinn.planner import prepare
+from xspinn.plans.request import Request
 
 CPU = torch.device("cpu")
 
@@ -79,10 +80,8 @@ def test_what_torch_takes_by_dlpack_is_not_copied_to_the_host(image):
         def __array__(self, *args, **kwargs):
             raise TypeError("implicit conversion to the host")
 
-    options = dict.fromkeys(("boundary", "channel", "output", "activation", "batch"))
-    options |= {"boundary": "none", "window": "ramp", "combine": "mean", "blocks": -1}
-    options |= {"dtype": None, "device": None, "tune": False, "precision": "float32"}
-    run = prepare(image, network(), patch={"x": 16, "y": 16}, overlap=4, **options)
+    request = Request(patch={"x": 16, "y": 16}, overlap=4, blocks=-1, tune=False)
+    run = prepare(image, network(), request)
     raw = image.to_numpy()
     (there,) = run_block(run.job, run.model, raw, (0, 0))
     (here,) = run_block(run.job, run.model, Foreign(torch.from_numpy(raw)), (0, 0))

@@ -7,7 +7,8 @@ import math
 import torch
 
 from xspinn.block.finishing import VOTES
-from xspinn.plans.plan import Output, Plan
+from xspinn.plans.parts import Output
+from xspinn.plans.plan import Plan
 
 __all__ = ["greatest", "settle", "vote"]
 

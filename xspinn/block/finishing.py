@@ -7,7 +7,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from xspinn.plans.plan import Output, Plan
+from xspinn.plans.parts import Output
+from xspinn.plans.plan import Plan
 
 __all__ = ["VOTES", "finish"]
 

@@ -15,7 +15,8 @@ from xspinn.block.written import Written
 from xspinn.errors import ModelError
 from xspinn.geometry.boxes import slices
 from xspinn.plans.exchange import Layout
-from xspinn.plans.plan import Output, Plan
+from xspinn.plans.parts import Output
+from xspinn.plans.plan import Plan
 
 __all__ = ["Item", "Sums"]
 

@@ -22,11 +22,13 @@ imported where a block runs and not before.
 from __future__ import annotations
 
 import itertools
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 import dask.array as da
 import numpy as np
 import numpy.typing as npt
+from dask import config
 from dask.delayed import Delayed, delayed
 
 from xspinn.carriers.names import task_name
@@ -44,7 +46,7 @@ from xspinn.plans.plan import Plan
 if TYPE_CHECKING:
     from xspinn.models import Model
 
-__all__ = ["build"]
+__all__ = ["build", "compute_here"]
 
 Array: TypeAlias = npt.NDArray[Any]
 
@@ -95,6 +97,14 @@ def build(job: Job, model: Model, source: Source, token: str) -> list[da.Array]:
     if plain:
         return [ran]
     return [blend(plan, number, ran, shared["job"], token) for number in range(len(outputs))]
+
+
+def compute_here(arrays: Sequence[da.Array]) -> tuple[Array, ...]:
+    """Compute results in this process, for input that lies in its memory."""
+    chosen = config.get("scheduler", None)
+    alone = chosen in ("sync", "synchronous", "single-threaded")
+    computed: tuple[Array, ...] = da.compute(*arrays, scheduler=chosen if alone else "threads")
+    return computed
 
 
 def _shared(value: Any, name: str) -> Delayed:

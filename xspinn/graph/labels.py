@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 import json
-import warnings
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from fractions import Fraction
 from typing import Any
 
 import numpy as np
 import xarray as xr
 
-from xspinn.errors import SpinnWarning
-from xspinn.plans.plan import Output, Plan
+from xspinn.errors import PlanError, warn
+from xspinn.plans.parts import Output
+from xspinn.plans.plan import Plan
 
-__all__ = ["kept_attrs", "label"]
+__all__ = ["check_name", "kept_attrs", "label", "label_all"]
 
 PHYSICS = frozenset(
     {
@@ -25,6 +25,48 @@ PHYSICS = frozenset(
     }
 )  # fmt: skip
 """Attributes that say what the input's numbers mean and where they come from."""
+
+
+def check_name(obj: xr.DataArray | xr.Dataset, name: str | None) -> None:
+    """Refuse a name for the result that a coordinate of the input has."""
+    if name is not None and name in getattr(obj, "coords", ()):
+        raise PlanError(
+            f"name={name!r} is the name of a coordinate of the input: give the result another."
+        )
+
+
+def label_all(
+    template: xr.DataArray | xr.Dataset,
+    plan: Plan,
+    arrays: Sequence[Any],
+    attrs: Mapping[str, Any],
+    name: str | None,
+) -> xr.DataArray | xr.Dataset:
+    """Label the arrays of all outputs: one array, or a dataset where the model names several.
+
+    Parameters
+    ----------
+    template : xarray.DataArray or xarray.Dataset
+        The input.
+    plan : Plan
+    arrays : sequence of array
+        One an output, dims as in ``plan.result_dims(output)``.
+    attrs : mapping
+        Attributes that all of them get.
+    name : str or None
+        Name of the result, where its output has none of its own.
+
+    Returns
+    -------
+    xarray.DataArray or xarray.Dataset
+    """
+    labelled = [
+        label(template, plan, output, data, attrs, name)
+        for output, data in zip(plan.outputs, arrays, strict=True)
+    ]
+    if plan.outputs[0].name is None:
+        return labelled[0]
+    return xr.Dataset({array.name: array for array in labelled}, attrs=attrs)
 
 
 def label(
@@ -117,11 +159,9 @@ def _coords(
                 )
         if variable is None:
             if name in coord.dims:
-                warnings.warn(
+                warn(
                     f"the coordinate of dim {name!r} is dropped: the result has {sizes[str(name)]} "
-                    f"voxels for {coord.size}, and its values ({coord.dtype}) cannot be resampled.",
-                    SpinnWarning,
-                    stacklevel=5,
+                    f"voxels for {coord.size}, and its values ({coord.dtype}) cannot be resampled."
                 )
             continue
         if output.scaled and "GeoTransform" in variable.attrs:  # it holds the voxel size

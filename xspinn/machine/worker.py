@@ -8,10 +8,9 @@ from __future__ import annotations
 import os
 import socket
 import sys
-import warnings
 from typing import Any
 
-from xspinn.errors import SpinnWarning
+from xspinn.errors import SpinnWarning, warn
 
 __all__ = ["memory_limit", "name_process", "place_among", "this_worker", "threads", "warn_user"]
 
@@ -63,4 +62,4 @@ def warn_user(message: str) -> None:
     if this_worker() is not None:
         sys.modules["distributed.worker"].warn(message, SpinnWarning)
     else:
-        warnings.warn(message, SpinnWarning, stacklevel=3)
+        warn(message)

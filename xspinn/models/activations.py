@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, TypeAlias
+from typing import TypeAlias
 
 import torch
 
 from xspinn.errors import PlanError
 from xspinn.models.hashing import fingerprint
+from xspinn.plans.arguments import ActivationLike
 
-__all__ = ["ACTIVATIONS", "Activation", "ActivationLike", "resolve_activation"]
+__all__ = ["ACTIVATIONS", "Activation", "resolve_activation"]
 
 Activation: TypeAlias = Callable[[torch.Tensor], torch.Tensor]
-ActivationLike: TypeAlias = "str | Callable[[Any], Any] | None"
 
 
 def _softmax(tensor: torch.Tensor) -> torch.Tensor:

@@ -5,13 +5,12 @@ from __future__ import annotations
 import functools
 import importlib
 import io
-import warnings
 import zipfile
 from importlib.metadata import entry_points
 from pathlib import PurePath
 
 from xspinn.carriers.content import Content
-from xspinn.errors import ModelError, SpinnWarning
+from xspinn.errors import ModelError, warn
 from xspinn.models.base import Model
 from xspinn.models.files import name_of
 
@@ -58,7 +57,7 @@ def known_formats() -> dict[str, type[Model]]:
 
 
 def _complain(what: str) -> None:
-    warnings.warn(f"the model format {what}; it is left out.", SpinnWarning, stacklevel=4)
+    warn(f"the model format {what}; it is left out.")
 
 
 def get_format(name: str) -> type[Model]:

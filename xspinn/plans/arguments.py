@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any, TypeAlias, cast
 
 import numpy as np
@@ -13,11 +14,57 @@ from xspinn.geometry.axis import Axis
 from xspinn.geometry.lattice import BOUNDARIES, Boundary, resolve_overlap
 from xspinn.geometry.windows import WindowLike, resolve_window
 
-__all__ = ["BoundaryLike", "OverlapLike", "WindowsLike", "check_array", "check_patch", "make_axes"]
+__all__ = [
+    "ActivationLike",
+    "BoundaryLike",
+    "Input",
+    "OverlapLike",
+    "WindowsLike",
+    "check_array",
+    "check_patch",
+    "default_batch",
+    "make_axes",
+]
 
 OverlapLike: TypeAlias = "float | Mapping[str, float]"
 BoundaryLike: TypeAlias = "Boundary | Mapping[str, Boundary]"
 WindowsLike: TypeAlias = "WindowLike | Mapping[str, WindowLike]"
+ActivationLike: TypeAlias = "str | Callable[[Any], Any] | None"
+
+
+@dataclass(frozen=True)
+class Input:
+    """The array to run over, without its voxels.
+
+    Attributes
+    ----------
+    dims : tuple of str
+    shape : tuple of int
+    dtype : numpy.dtype
+    chunks : mapping of str to int or None
+        The widest chunk along every dim: of dask, else of the file; None where there is none.
+    channel : str or None
+        The dim that holds the channels.
+    names : tuple of str
+        Names of its coordinates.
+    """
+
+    dims: tuple[str, ...]
+    shape: tuple[int, ...]
+    dtype: np.dtype[Any]
+    chunks: Mapping[str, int | None]
+    channel: str | None
+    names: tuple[str, ...]
+
+    @property
+    def sizes(self) -> dict[str, int]:
+        """Voxels along every dim."""
+        return dict(zip(self.dims, self.shape, strict=True))
+
+    @property
+    def channels(self) -> int:
+        """Channels that the model is fed with."""
+        return 1 if self.channel is None else self.sizes[self.channel]
 
 
 def check_array(dims: Sequence[Any], shape: Sequence[int], dtype: np.dtype[Any]) -> None:

@@ -11,14 +11,16 @@ import math
 import operator
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 
 from xspinn.errors import PlanError
 from xspinn.geometry.axis import Axis
 
-__all__ = ["as_blocks", "choose_blocks", "given_blocks", "loop_bounds", "uniform_bounds"]
+__all__ = ["Blocks", "as_blocks", "choose_blocks", "given_blocks", "loop_bounds", "uniform_bounds"]
+
+Blocks: TypeAlias = "int | Mapping[str, int | Sequence[int]] | None"
 
 
 def uniform_bounds(size: int, chunk: int) -> tuple[int, ...]:

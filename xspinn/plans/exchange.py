@@ -15,7 +15,8 @@ from functools import lru_cache
 from typing import TypeAlias
 
 from xspinn.geometry.boxes import Box, Span, around, meet
-from xspinn.plans.plan import Output, Plan
+from xspinn.plans.parts import Output
+from xspinn.plans.plan import Plan
 
 __all__ = ["Exchange", "Index", "Layout", "exchange_of"]
 

@@ -14,9 +14,10 @@ import numpy as np
 from xspinn.errors import PlanError
 from xspinn.geometry.axis import Axis
 from xspinn.geometry.combine import Combine
-from xspinn.plans.plan import Output
+from xspinn.plans.arguments import Input
+from xspinn.plans.parts import Output
 
-__all__ = ["CHANNEL", "Answer", "OutputLike", "alignment", "make_outputs"]
+__all__ = ["CHANNEL", "Answer", "OutputLike", "alignment", "make_outputs", "taken_names"]
 
 OutputLike: TypeAlias = "str | Mapping[str, Any] | None"
 
@@ -50,6 +51,15 @@ def alignment(answers: Sequence[Answer]) -> tuple[int, ...]:
     """For every core dim, what patch starts must be multiples of for all outputs to have voxels."""
     scales = zip(*(answer.scale for answer in answers), strict=True)
     return tuple(math.lcm(*(ratio.denominator for ratio in ratios)) for ratios in scales)
+
+
+def taken_names(data: Input) -> list[str]:
+    """Names that the result's channel dim and arrays cannot have: other dims, and coordinates.
+
+    A scalar coordinate "channel" is what is left of a selected channel; it does not hold any more.
+    """
+    rest = [dim for dim in data.dims if dim != data.channel]
+    return [*rest, *(name for name in data.names if name not in (data.channel, CHANNEL))]
 
 
 def make_outputs(

@@ -1,15 +1,12 @@
-"""How a plan looks: as text in a terminal, as HTML in a notebook."""
+"""How a value prints itself: a table and some facts, as text and as HTML."""
 
 from __future__ import annotations
 
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass
 from html import escape
-from typing import TYPE_CHECKING
 
-if TYPE_CHECKING:
-    from xspinn.geometry.axis import Axis
-    from xspinn.plans.plan import Output, Plan
-
-__all__ = ["format_bytes", "plan_html", "plan_text"]
+__all__ = ["Sheet", "format_bytes"]
 
 
 def format_bytes(n: float) -> str:
@@ -27,85 +24,65 @@ def format_bytes(n: float) -> str:
     return f"{n:.0f} {unit}" if unit == "B" else f"{n:.1f} {unit}"
 
 
-COLUMNS = ("dim", "size", "patch", "overlap", "patches", "blocks", "block", "boundary", "window")
+@dataclass(frozen=True)
+class Sheet:
+    """What there is to say of a value.
 
+    Attributes
+    ----------
+    kind, name : str
+        Such as ``"xspinn.Plan"``, and what tells it from others.
+    columns : sequence of str
+        Heads of the table.
+    rows : sequence of sequence of str
+    facts : sequence of tuple of str
+        Below the table: names and what they are.
+    left : collection of str
+        Columns of words, which begin at the left; numbers end at the right.
 
-def _row(axis: Axis) -> tuple[str, ...]:
-    window = axis.window if isinstance(axis.window, str) else "custom"
-    return (
-        axis.dim,
-        f"{axis.size:,}",
-        str(axis.patch),
-        str(axis.overlap),
-        f"{len(axis.starts):,}",
-        str(axis.n_blocks),
-        str(max(axis.chunks)),
-        str(axis.boundary),
-        window,
-    )
+    Examples
+    --------
+    >>> print(Sheet("Plan", "ab12", ["dim", "size"], [["y", "100"]], [("batch", "4")], ["dim"]))
+    <Plan ab12>
+      dim  size
+      y     100
+    batch:      4
+    """
 
+    kind: str
+    name: str
+    columns: Sequence[str]
+    rows: Sequence[Sequence[str]]
+    facts: Sequence[tuple[str, str]]
+    left: Collection[str] = ()
 
-def _output(plan: Plan, output: Output) -> str:
-    prints = plan.footprints(output)
-    sizes = {axis.dim: p.size for axis, p in zip(plan.axes, prints, strict=True)}
-    sizes |= {loop.dim: loop.size for loop in plan.loops}
-    if output.dim is not None:
-        sizes[output.dim] = output.channels or 1
-    text = "(" + ", ".join(f"{dim}: {sizes[dim]}" for dim in plan.result_dims(output)) + ")"
-    if plan.rule.classes:
-        text += f" of {output.channels} classes"
-    return f"{output.name + ' ' if output.name else ''}{text} {output.dtype}"
+    def __str__(self) -> str:
+        table = [self.columns, *self.rows]
+        widths = [max(len(row[i]) for row in table) for i in range(len(self.columns))]
+        lines = [f"<{self.kind} {self.name}>"]
+        for row in table:
+            cells = [
+                cell.ljust(width) if column in self.left else cell.rjust(width)
+                for column, cell, width in zip(self.columns, row, widths, strict=True)
+            ]
+            lines.append("  " + "  ".join(cells).rstrip())
+        lines += [f"{name + ':':<12}{value}" for name, value in self.facts]
+        return "\n".join(lines)
 
-
-def _facts(plan: Plan) -> list[tuple[str, str]]:
-    """What is said of a plan beside its table of dims."""
-    facts = [
-        ("input", f"{plan.dtype}, {format_bytes(plan.input_bytes)}, fed as {plan.feed}"),
-        ("patches", f"{plan.n_patches:,} in batches of {plan.batch}"),
-        ("model", str(plan.tuning)),
-        ("blocks", f"{plan.n_blocks:,} of up to {format_bytes(plan.block_bytes)}"),
-        ("read twice", f"{format_bytes(plan.halo_bytes)} of halo"),
-        ("spill", f"{format_bytes(plan.spill_bytes)} to neighbours"),
-        ("peak", f"{format_bytes(plan.peak_bytes())} a worker, and the model's own"),
-        ("combine", plan.combine + (f" after {plan.activation}" if plan.activation else "")),
-    ]
-    if plan.channel is not None:
-        facts.insert(1, ("channels", f"{plan.channel}: {plan.channels}"))
-    if plan.loops:
-        facts.insert(1, ("loops", ", ".join(f"{loop.dim}: {loop.size}" for loop in plan.loops)))
-    facts += [("output", _output(plan, output)) for output in plan.outputs]
-    return facts
-
-
-def plan_text(plan: Plan) -> str:
-    """Return a plan as lines of text."""
-    rows = [COLUMNS, *map(_row, plan.axes)]
-    widths = [max(len(row[i]) for row in rows) for i in range(len(COLUMNS))]
-    lines = [f"<xspinn.Plan {plan.fingerprint[:8]}>"]
-    for row in rows:
-        cells = [
-            cell.ljust(width) if i in (0, 7, 8) else cell.rjust(width)
-            for i, (cell, width) in enumerate(zip(row, widths, strict=True))
-        ]
-        lines.append("  " + "  ".join(cells).rstrip())
-    lines += [f"{name + ':':<12}{value}" for name, value in _facts(plan)]
-    return "\n".join(lines)
-
-
-def plan_html(plan: Plan) -> str:
-    """Return a plan as an HTML fragment."""
-    head = "".join(f"<th>{name}</th>" for name in COLUMNS)
-    body = "".join(
-        "<tr>" + "".join(f"<td>{escape(cell)}</td>" for cell in _row(axis)) + "</tr>"
-        for axis in plan.axes
-    )
-    facts = "".join(
-        f"<tr><th style='text-align:left'>{name}</th><td style='text-align:left'>"
-        f"{escape(value)}</td></tr>"
-        for name, value in _facts(plan)
-    )
-    return (
-        f"<div><strong>xspinn.Plan</strong> <code>{plan.fingerprint[:8]}</code>"
-        f"<table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>"
-        f"<table><tbody>{facts}</tbody></table></div>"
-    )
+    def html(self) -> str:
+        """Return the sheet as an HTML fragment."""
+        head = "".join(f"<th>{escape(name)}</th>" for name in self.columns)
+        body = "".join(
+            "<tr>" + "".join(f"<td>{escape(cell)}</td>" for cell in row) + "</tr>"
+            for row in self.rows
+        )
+        facts = "".join(
+            f"<tr><th style='text-align:left'>{escape(name)}</th>"
+            f"<td style='text-align:left'>{escape(value)}</td></tr>"
+            for name, value in self.facts
+        )
+        return (
+            f"<div><strong>{escape(self.kind)}</strong> <code>{escape(self.name)}</code>"
+            f"<table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>"
+            f"<table><tbody>{facts}</tbody></table></div>"
+        )
