@@ -45,7 +45,7 @@ pytestmark = pytest.mark.skipif(
 @pytest.fixture
 def clean(monkeypatch):
     for name in list(os.environ):
-        if name.startswith(allocator.OWN_WORDS) or name == "LD_PRELOAD":
+        if name.startswith(allocator.USER_VARIABLES) or name == "LD_PRELOAD":
             monkeypatch.delenv(name)
 
 
@@ -79,11 +79,11 @@ def test_the_last_thread_that_leaves_sets_it_back(monkeypatch):
     for thread in threads:
         thread.start()
     inside.wait()
-    assert seen == [allocator.KEPT]
+    assert seen == [allocator.KEEP_ALL]
     leave.wait()
     for thread in threads:
         thread.join()
-    assert seen == [allocator.KEPT, allocator.USUAL]
+    assert seen == [allocator.KEEP_ALL, allocator.GLIBC_DEFAULTS]
     with allocator.kept(False):
         pass
     assert len(seen) == 2
@@ -93,5 +93,5 @@ def test_workers_of_distributed_keep_memory_too(clean, monkeypatch):
     usual, inside, after, again = growth(True, MALLOC_TRIM_THRESHOLD_="65536")
     assert inside > 40
     assert max(usual, after, again) < 20
-    monkeypatch.setattr(allocator, "_environ", lambda: {allocator.OF_NANNIES: "65536"})
-    assert allocator._usual()[allocator.M_TRIM_THRESHOLD] == 65536
+    monkeypatch.setattr(allocator, "_environ", lambda: {allocator.NANNY_VARIABLE: "65536"})
+    assert allocator._defaults()[allocator.M_TRIM_THRESHOLD] == 65536

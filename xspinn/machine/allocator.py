@@ -26,10 +26,10 @@ __all__ = ["can_keep", "give_back", "kept"]
 M_TRIM_THRESHOLD, M_TOP_PAD, M_MMAP_THRESHOLD, M_MMAP_MAX = -1, -2, -3, -4
 """Numbers of glibc's parameters, from its malloc.h."""
 
-KEPT = {M_MMAP_MAX: 0, M_TRIM_THRESHOLD: 2**31 - 1, M_TOP_PAD: 64 * 2**20}
+KEEP_ALL = {M_MMAP_MAX: 0, M_TRIM_THRESHOLD: 2**31 - 1, M_TOP_PAD: 64 * 2**20}
 """Map nothing, give nothing back, and grow heaps in steps of one of glibc's own heaps."""
 
-USUAL = {
+GLIBC_DEFAULTS = {
     M_MMAP_MAX: 65536,
     M_TRIM_THRESHOLD: 64 * 2**20,
     M_TOP_PAD: 128 * 2**10,
@@ -38,14 +38,14 @@ USUAL = {
 """glibc's defaults. Its two thresholds grow by themselves to these values as a process frees large
 arrays; once one was set they stand still, so they are set to where they would have grown."""
 
-OWN_WORDS = ("MALLOC_", "GLIBC_TUNABLES")
-"""How the names of environment variables begin by which users set glibc's parameters."""
+USER_VARIABLES = ("MALLOC_", "GLIBC_TUNABLES")
+"""How the environment variables begin by which users set glibc's parameters."""
 
-OF_NANNIES = "MALLOC_TRIM_THRESHOLD_"
-"""The one that distributed sets for its workers. With it, the other threshold never grows."""
+NANNY_VARIABLE = "MALLOC_TRIM_THRESHOLD_"
+"""The one that distributed sets for its workers. With it, the mmap threshold never grows."""
 
-NEVER_GROWN = 128 * 2**10
-"""Bytes of that other one."""
+INITIAL_MMAP_BYTES = 128 * 2**10
+"""The mmap threshold of glibc while it has not grown."""
 
 
 @functools.cache
@@ -54,7 +54,7 @@ def can_keep() -> bool:
     environ = _environ()
     if not sys.platform.startswith("linux") or environ.get("LD_PRELOAD"):
         return False
-    if any(name.startswith(OWN_WORDS) and name != OF_NANNIES for name in environ):
+    if any(name.startswith(USER_VARIABLES) and name != NANNY_VARIABLE for name in environ):
         return False
     libc = _libc()
     return hasattr(libc, "gnu_get_libc_version") and hasattr(libc, "mallopt")
@@ -80,14 +80,14 @@ def kept(wanted: bool = True) -> Iterator[None]:
     with _lock:
         _inside += 1
         if _inside == 1:
-            _set(KEPT)
+            _set(KEEP_ALL)
     try:
         yield
     finally:
         with _lock:
             _inside -= 1
             if _inside == 0:
-                _set(_usual())
+                _set(_defaults())
 
 
 def give_back() -> None:
@@ -101,12 +101,12 @@ def give_back() -> None:
         _libc().malloc_trim(0)
 
 
-def _usual() -> dict[int, int]:
+def _defaults() -> dict[int, int]:
     """What holds outside: glibc's defaults, or what distributed set for its workers."""
-    trim = _environ().get(OF_NANNIES, "")
+    trim = _environ().get(NANNY_VARIABLE, "")
     if not trim.isdigit():
-        return USUAL
-    return {**USUAL, M_TRIM_THRESHOLD: int(trim), M_MMAP_THRESHOLD: NEVER_GROWN}
+        return GLIBC_DEFAULTS
+    return {**GLIBC_DEFAULTS, M_TRIM_THRESHOLD: int(trim), M_MMAP_THRESHOLD: INITIAL_MMAP_BYTES}
 
 
 @functools.cache

@@ -14,7 +14,7 @@ from xspinn.machine.worker import name_process
 from xspinn.models.base import Model, Options
 from xspinn.models.registry import format_of_file, get_format, known_formats
 
-__all__ = ["Model", "Options", "as_model"]
+__all__ = ["Content", "Model", "Options", "as_model"]
 
 
 def as_model(
