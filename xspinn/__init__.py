@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING, Any
 
 from xspinn import accessor as _accessor  # noqa: F401 - registers .spinn
 from xspinn.api import plan, predict
+from xspinn.environment import show_versions
 from xspinn.errors import ModelError, PlanError, SpinnError, SpinnWarning
 from xspinn.options import get_options, set_options
 from xspinn.plans.plan import Plan
@@ -25,6 +26,7 @@ __all__ = [
     "plan",
     "predict",
     "set_options",
+    "show_versions",
 ]
 
 __version__ = _version("xspinn")
