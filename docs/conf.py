@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import filecmp
+import logging
+import os
 import shutil
 from importlib.metadata import version as installed_version
 from pathlib import Path
 
 DOCS = Path(__file__).parent
 NOTEBOOKS = DOCS.parent / "notebooks"
-COPIES = DOCS / "_notebooks"
+COPIES = DOCS / "tutorials"
+IPYTHON = DOCS / "_build" / "ipython"
 
 # ------------------------------------------------------------------------------------- project
 
@@ -75,7 +78,7 @@ numpydoc_validation_exclude = {r"\.[A-Z]\w*$", r"\.set_options$", r"^xspinn\.pla
 
 
 def copy_notebooks() -> None:
-    """Bring ``docs/_notebooks`` in line with ``notebooks``, where the sources stay untouched."""
+    """Bring ``docs/tutorials`` in line with ``notebooks``, where the sources stay untouched."""
     COPIES.mkdir(exist_ok=True)
     sources = {path.name: path for path in sorted(NOTEBOOKS.glob("*.ipynb"))}
     for old in COPIES.iterdir():
@@ -87,5 +90,19 @@ def copy_notebooks() -> None:
             shutil.copyfile(source, copy)
 
 
+def quieten_kernels() -> None:
+    """Give notebooks settings of their own: the user's might print into pages.
+
+    Kernels would also warn that they talk to this process without encryption.
+    """
+    settings = IPYTHON / "profile_default" / "ipython_kernel_config.py"
+    settings.parent.mkdir(parents=True, exist_ok=True)
+    settings.write_text("c = get_config()\nc.IPKernelApp.log_level = 'ERROR'\n")
+    os.environ["IPYTHONDIR"] = str(IPYTHON)
+    # accessible-pygments, which furo needs, lets every logger print its INFO.
+    logging.getLogger("traitlets").setLevel(logging.WARNING)
+
+
 # Sphinx looks for pages right after it has read this file.
 copy_notebooks()
+quieten_kernels()

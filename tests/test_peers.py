@@ -17,7 +17,11 @@ SMALL = {
     "image": {"size": 96, "patch": 32, "overlap": 16, "chunk": 48, "base": 4, "levels": 2},
     "votes": {"size": 48, "patch": 24, "overlap": 12, "chunk": 24, "base": 4, "levels": 1},
 }
-WAYS = list(peer_specs.WAYS)
+# Those that are other packages' ways need them.
+WAYS = [
+    pytest.param(name, id=name, marks=pytest.mark.extras if way.needs else pytest.mark.slow)
+    for name, way in peer_specs.WAYS.items()
+]
 
 
 @functools.cache
@@ -37,17 +41,9 @@ def _own_cache(monkeypatch, tmp_path):
     monkeypatch.setenv("XSPINN_CACHE", str(tmp_path))
 
 
-def needs(way):
-    absent = peer_specs.missing([way])
-    if absent:
-        pytest.skip(f"not installed: {absent}")
-
-
-@pytest.mark.slow
 @pytest.mark.parametrize("way", WAYS)
 @pytest.mark.parametrize("name", SMALL)
 def test_close_to_the_network_on_the_whole_array(name, way):
-    needs(way)
     job, whole = small(name)
     job.patches_run = 0
     found = peer_methods.WAYS[way](job)
@@ -57,11 +53,9 @@ def test_close_to_the_network_on_the_whole_array(name, way):
     assert job.patches_run > len(job.boxes) if again else job.patches_run == len(job.boxes)
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("way", [way for way in WAYS if not way.startswith("xspinn")])
+@pytest.mark.parametrize("way", [way for way in WAYS if not way.id.startswith("xspinn")])
 @pytest.mark.parametrize("name", ["image", "votes"])
 def test_shifted_patches_are_noticed(name, way):
-    needs(way)
     job, whole = small(name)
     shifted = peer_jobs.Job(job.spec)
     shifted.array = np.roll(job.array, 1, axis=-1)
@@ -134,9 +128,8 @@ def test_table_and_ratios():
     assert lines[2].startswith("| xspinn | 3.00 | 1.00 | 2.00 | 0.25 |")
 
 
-@pytest.mark.slow
+@pytest.mark.extras
 def test_runs_in_processes_of_their_own():
-    needs("monai")
     benchmark = peers.Peers()
     benchmark.params, benchmark.sizes = ("volume",), ((32, 16),)
     benchmark.rounds, benchmark.slack = 1, 100.0  # the network looks further than such patches

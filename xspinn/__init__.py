@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from xspinn import accessor as _accessor  # noqa: F401 - registers .spinn
 from xspinn.api import plan, predict
+from xspinn.environment import show_versions
 from xspinn.errors import ModelError, PlanError, SpinnError, SpinnWarning
 from xspinn.options import get_options, set_options
 from xspinn.plans.plan import Plan
@@ -30,6 +31,7 @@ __all__ = [
     "plot",
     "predict",
     "set_options",
+    "show_versions",
     "testing",
 ]
 

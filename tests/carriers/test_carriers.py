@@ -134,7 +134,7 @@ def test_pickled_for_a_task_a_model_is_small_and_by_itself_whole(log):
     assert len(pickle.dumps(handle)) > 4 * BULK
 
 
-@pytest.mark.slow
+@pytest.mark.extras
 @pytest.mark.filterwarnings("ignore")  # of Ray about itself
 def test_ray(log, monkeypatch):
     monkeypatch.setenv("RAY_AUTH_MODE", "disabled")  # or it writes a token to the home folder

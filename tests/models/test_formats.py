@@ -1,6 +1,7 @@
 """Every format keeps one contract, and gives the answers of the module it was made from."""
 
 import importlib
+import platform
 import sys
 import textwrap
 
@@ -244,11 +245,14 @@ def test_channels_last_is_part_of_what_a_model_is(tmp_path):
     assert len(keys) == 2
 
 
-@pytest.mark.slow
+@pytest.mark.extras
+@pytest.mark.skipif(
+    (sys.platform, platform.machine()) != ("linux", "x86_64"),
+    reason="tensorflow-cpu has wheels for Linux on x86_64 only",
+)
 @quiet
 def test_keras_on_tensorflow(tmp_path):
     """In a process of its own, since Keras has one backend in each."""
-    pytest.importorskip("tensorflow", reason="tensorflow-cpu has wheels for Linux on x86_64 only")
     path = keras_file(tmp_path)
     code = f"""
         import sys
