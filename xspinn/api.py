@@ -107,7 +107,7 @@ def predict(
         with those of torch's defaults; the choice is the same for all workers, and kept for the
         next run. False is torch's defaults. A mapping sets some of ``memory_format``, ``compile``,
         ``allocator`` and ``threads``, see `Tuning`, without measuring. Files in formats other than
-        torch's, and functions, run as they come.
+        torch's, and functions, are called in one way only.
     precision : {"float32", "bf16", "fp16", "auto"}, default: "float32"
         What the model computes in. ``"float32"`` is the dtype of its weights. A lower one is used
         where torch's autocast deems it safe, and what it errs by is measured, see `Plan.tuning`;

@@ -81,7 +81,7 @@ class Job:
         return Fastest(self)
 
     def call(self, patches: torch.Tensor) -> torch.Tensor:
-        """Run the network as torch comes, and count the patches."""
+        """Run the network with torch's defaults, and count the patches."""
         self.patches_run += len(patches)
         with torch.inference_mode():
             return self.model(patches)

@@ -32,7 +32,7 @@ def untiled(job: Job) -> np.ndarray:
 
 
 def alone(job: Job) -> np.ndarray:
-    """The model alone, as torch comes: what it gives for every patch, which nobody blends."""
+    """The model alone, with torch's defaults: its answer for every patch, unblended."""
     return torch.cat([job.call(batch) for batch in job.patches.split(job.spec.batch)]).numpy()
 
 
@@ -54,7 +54,7 @@ def xspinn(job: Job, **options: Any) -> np.ndarray:
 
 
 def xspinn_plain(job: Job) -> np.ndarray:
-    """xspinn with the model as torch comes."""
+    """xspinn with torch's defaults."""
     return xspinn(job, tune=False)
 
 

@@ -62,7 +62,7 @@ class _Ways:
             patch=dict.fromkeys(DIMS, self.patch),
             overlap=self.overlap,
             batch=self.batch,
-            tune=False,  # as torch comes, like the others
+            tune=False,  # torch's defaults, like the others
         )
         assert isinstance(result, xr.DataArray)
         return result

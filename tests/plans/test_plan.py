@@ -38,7 +38,7 @@ def test_what_it_says(plan):
         "  x     256     64       16        5       3     96  none      ramp",
         "input:      float32, 64.0 MiB, fed as float32",
         "patches:    125 in batches of 4",
-        "model:      float32, as torch comes",
+        "model:      float32, torch's defaults",
         f"blocks:     27 of up to {format_bytes(plan.block_bytes)}",
         f"read twice: {format_bytes(plan.halo_bytes)} of halo",
         f"spill:      {format_bytes(plan.spill_bytes)} to neighbours",

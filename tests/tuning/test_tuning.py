@@ -45,9 +45,9 @@ def volume():
 def measured(monkeypatch):
     """Every job is worth measuring, and nothing was chosen before."""
     monkeypatch.setattr(choosing, "WORTH", 0)
-    monkeypatch.setattr(measuring, "WORTH", 0)
-    monkeypatch.setattr(measuring, "SHARE", 1e9)
-    monkeypatch.setattr(measuring, "FEW", 1e9)
+    monkeypatch.setattr(measuring, "MIN_JOB_SECONDS", 0)
+    monkeypatch.setattr(measuring, "MAX_SHARE_OF_JOB", 1e9)
+    monkeypatch.setattr(measuring, "MAX_SHARE_OF_BATCH", 1e9)
     monkeypatch.setattr(choosing, "_chosen", {})
 
 

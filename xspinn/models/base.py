@@ -177,7 +177,7 @@ class Model(ABC):
         device : torch.device
             What `device` returned.
         tuning : Tuning
-            Only what `tunes` names differs from torch as it comes.
+            Only what `tunes` names differs from torch's defaults.
         """
         return self.build(device)
 
@@ -189,7 +189,7 @@ class Model(ABC):
         device : torch.device
             What `device` returned.
         tuning : Tuning, optional
-            Torch as it comes without one.
+            Torch's defaults without one.
 
         Raises
         ------

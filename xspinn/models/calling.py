@@ -48,7 +48,7 @@ def calling(
     device : torch.device, optional
         Where it is; only needed for autocast.
     tuning : Tuning, optional
-        Torch as it comes without one.
+        Torch's defaults without one.
     """
     tuning = tuning or Tuning()
     half = own if own in HALF else None

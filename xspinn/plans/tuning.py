@@ -1,4 +1,4 @@
-"""How a model is called: what was measured to be fastest, what a user asks for, or as torch comes.
+"""How a model is called: what was measured to be fastest, what a user asks, or torch's defaults.
 
 A `Tuning` is part of a plan, so it is settled before anything runs and the same for every worker.
 """
@@ -21,7 +21,7 @@ FORMATS = ("contiguous", "channels_last")
 
 @dataclass(frozen=True)
 class Tuning:
-    """How a model is called. The defaults are torch as it comes.
+    """How a model is called. Its own defaults are torch's.
 
     Attributes
     ----------
@@ -40,11 +40,11 @@ class Tuning:
         What operators that gain from it compute in, by `torch.autocast`. With ``"float32"`` there
         is no autocast: the model computes in the dtype of its weights.
     source : {"torch", "given", "measured"}
-        Where this comes from: torch as it comes, the user, or a measurement.
+        Where this comes from: torch's defaults, the user, or a measurement.
     speedup : float or None
-        How many times as fast as torch as it comes, in float32, where measured.
+        How many times as fast as with torch's defaults, in float32, where measured.
     error, worst : float or None
-        The root mean square difference from the results of torch as it comes, in float32, and the
+        The root mean square difference from the results with torch's defaults, in float32, and the
         greatest one, over their standard deviation: on a patch of normally distributed noise,
         where measured.
 
@@ -52,7 +52,7 @@ class Tuning:
     --------
     >>> from xspinn.plans.tuning import Tuning
     >>> print(Tuning(memory_format="channels_last", allocator=True, speedup=2.25, error=3e-7))
-    float32, channels_last, kept memory: 2.2 times as fast as torch comes, error 3e-07 sd
+    float32, channels_last, kept memory: 2.2 times torch's default speed, error 3e-07 sd
     """
 
     memory_format: str = "contiguous"
@@ -99,17 +99,17 @@ class Tuning:
         if self.threads is not None:
             words.append(f"{self.threads} thread{'s' * (self.threads > 1)} a call")
         if len(words) == 1:
-            words.append("as torch comes")
+            words.append("torch's defaults")
         text = ", ".join(words)
         gains = []
         if self.speedup is not None:
-            gains.append(f"{self.speedup:.1f} times as fast as torch comes")
+            gains.append(f"{self.speedup:.1f} times torch's default speed")
         if self.error is not None:
             gains.append(f"error {self.error:.1g} sd")
         return f"{text}: {', '.join(gains)}" if gains else text
 
     def as_dict(self) -> dict[str, Any]:
-        """Return what is set, without what is as torch comes."""
+        """Return what is set, without torch's defaults."""
         own = asdict(self)
         return {f.name: own[f.name] for f in fields(self) if own[f.name] != f.default}
 
@@ -192,8 +192,7 @@ def as_tuning(tune: TuneLike, precision: str) -> Tuning | None:
     Parameters
     ----------
     tune : bool, mapping or Tuning
-        True to measure, False for torch as it comes, or fields of a `Tuning` by name, the others
-        as torch comes.
+        True to measure, False for torch's defaults, or some fields of a `Tuning` by name.
     precision : str
         One of `PRECISIONS`.
 
@@ -219,7 +218,7 @@ def as_tuning(tune: TuneLike, precision: str) -> Tuning | None:
         return tune
     if not isinstance(tune, Mapping):
         raise PlanError(
-            f"tune={tune!r}: give True to measure the fastest way, False for torch as it comes, or "
+            f"tune={tune!r}: give True to measure the fastest way, False for torch's defaults, or "
             f"a mapping with some of {list(_SETTABLE)}."
         )
     for name in tune:

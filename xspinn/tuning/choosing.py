@@ -88,7 +88,7 @@ def choose(model: Model, asked: Asked, lazy: bool) -> Choice:
                 _chosen[key] = _read(key) or _measured(client, model, asked, key)
             return _chosen[key]
     except _NobodyThereError as reason:
-        logger.info("%s is called as torch comes: %s", model.name, reason)
+        logger.info("%s is called with torch's defaults: %s", model.name, reason)
         precision = "float32" if asked.precision == "auto" else asked.precision
         return Choice(asked.usual, Tuning(precision=precision))
 

@@ -1,4 +1,4 @@
-"""Time one way of calling a model, and compare what it returns with torch as it comes."""
+"""Time one way of calling a model, and compare what it returns with torch's defaults."""
 
 from __future__ import annotations
 
@@ -24,15 +24,15 @@ __all__ = ["TOLERANCE", "Result", "Trial"]
 logger = logging.getLogger(__name__)
 
 TOLERANCE = 1e-4
-"""A tuned way in float32 must give what torch gives as it comes, to within so many standard
+"""A tuned way in float32 must give what torch's defaults give, to within so many standard
 deviations of the output, besides what torch itself errs by between one batch and another."""
 
-HOPELESS = 1.5
+MAX_SLOWDOWN = 1.5
 """A way whose first call is so many times slower than the best is not called again."""
 
 
 class Error(NamedTuple):
-    """The difference from torch as it comes, over the standard deviation of the output."""
+    """The difference from torch's defaults, over the standard deviation of the output."""
 
     rms: float
     worst: float
@@ -51,7 +51,7 @@ class Result(NamedTuple):
 class Trial:
     """Runs a model in one way after the other, on the same noise.
 
-    The first way that is run in a precision is trusted: the model as torch comes, in batches. What
+    The first way that is run in a precision is trusted: torch's defaults, in batches. What
     it errs by is what others may err by, twice over.
     """
 
@@ -68,7 +68,7 @@ class Trial:
         return not self.stopped and time.perf_counter() - self.began < self.limit
 
     def start(self) -> float:
-        """Run one patch as torch comes, in float32; return its seconds."""
+        """Run one patch with torch's defaults, in float32; return its seconds."""
         self.began = time.perf_counter()
         ready = self._ready(Tuning())
         answer, seconds = self._once(ready, self.noise)
@@ -123,7 +123,7 @@ class Trial:
 
     def _hope(self, batch: int, beat: Result) -> float:
         """Seconds a patch that a first call may take; large batches set up less for each."""
-        return beat.seconds * (HOPELESS if batch <= beat.batch else 1.1)
+        return beat.seconds * (MAX_SLOWDOWN if batch <= beat.batch else 1.1)
 
     def _call(self, tuning: Tuning, ready: Built, patches: torch.Tensor) -> tuple[Any, float]:
         """Call a model once, or as often as it will be called at the same time."""
@@ -151,7 +151,7 @@ class Trial:
         return answer, time.perf_counter() - begin
 
     def _error(self, results: list[torch.Tensor]) -> Error:
-        """Compare with torch as it comes; several outputs count by the one that differs most."""
+        """Compare with torch's defaults; several outputs count by the one that differs most."""
         found = [Error(0.0, 0.0)]
         for one, other in zip(results, self.reference, strict=True):
             known = other.isfinite()
