@@ -10,6 +10,7 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, TypeAlias
+from uuid import uuid4
 
 import dask.array as da
 import numpy as np
@@ -76,7 +77,10 @@ class Run:
     @property
     def token(self) -> str:
         """Identifies the result: equal tokens, equal tasks."""
-        parts = (self.plan.fingerprint, self.model.key, self.source.token, str(self.job.device))
+        # What is in memory is computed here and now: there is nothing to share its tasks with, and
+        # its token would cost a look at all values.
+        source = self.source.token if self.source.lazy else uuid4().hex
+        parts = (self.plan.fingerprint, self.model.key, source, str(self.job.device))
         return hashlib.sha256(":".join(parts).encode()).hexdigest()[:32]
 
 
@@ -292,7 +296,10 @@ def _from_dataset(ds: xr.Dataset, channel: str | None) -> _Input:
     def source() -> Source:
         parts = [find_source(variable) for variable in variables]
         lazy = any(part.lazy for part in parts)
-        token = hashlib.sha256(":".join(part.token for part in parts).encode()).hexdigest()
+
+        def token() -> str:
+            return hashlib.sha256(":".join(part.token for part in parts).encode()).hexdigest()
+
         sliceables = [part.sliceable for part in parts if part.sliceable is not None]
         if len(sliceables) == len(parts):
             return Source(Stacked(sliceables, dtype), None, token, lazy)
