@@ -2,6 +2,7 @@
 
 import os
 import pickle
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -25,8 +26,10 @@ PACKED = {"dtype": "int16", "scale_factor": 0.5, "add_offset": 3.0, "_FillValue"
 def write(kind, path, values=VALUES):
     array = xr.DataArray(values, dims=("y", "x"), name="a")
     if "zarr" in kind:
+        shutil.rmtree(path, ignore_errors=True)
         version = 2 if "2" in kind else 3
-        array.chunk(y=4, x=5).to_zarr(path, mode="w", zarr_format=version, consolidated=False)
+        chunked = array.chunk(y=4, x=5).to_dataset()
+        chunked.to_zarr(path, mode="w", zarr_format=version, consolidated=False)
     elif "scipy" in kind:
         array.to_netcdf(path, engine="scipy", format="NETCDF3_64BIT")
     else:
@@ -36,14 +39,12 @@ def write(kind, path, values=VALUES):
 def read(kind, path):
     chunks = {"chunks": {}} if "chunks" in kind else {}
     if "zarr" in kind:
-        place = f"file://{path}" if "url" in kind else path
-        return xr.open_dataset(place, engine="zarr", consolidated=False, **chunks)["a"]
+        return xr.open_dataset(path, engine="zarr", consolidated=False, **chunks)["a"]
     return xr.open_dataset(path, engine="scipy" if "scipy" in kind else None, **chunks)["a"]
 
 
 KINDS = [
-    "zarr 3", "zarr 2", "zarr 3, chunks", "zarr 2, chunks", "zarr 3, url", "netCDF",
-    "netCDF, chunks", "scipy",
+    "zarr 3", "zarr 2", "zarr 3, chunks", "zarr 2, chunks", "netCDF", "netCDF, chunks", "scipy",
 ]  # fmt: skip
 
 
@@ -155,6 +156,22 @@ def test_groups_and_variables_of_one_file_differ(tmp_path):
         with xr.open_dataset(tmp_path / "a.nc", group=group) as opened:
             found.add(token_of(opened[name].variable))
     assert len(found) == 3
+
+
+def test_a_url_of_a_local_file(tmp_path):
+    write("zarr 3", tmp_path / "a.zarr")
+    place = f"file://{tmp_path / 'a.zarr'}"
+
+    def opened():
+        try:
+            return token_of(xr.open_zarr(place, chunks=None, consolidated=False)["a"].variable)
+        except TypeError:
+            pytest.skip("this zarr opens no file:// at all")
+
+    before = opened()
+    assert opened() == before
+    later(tmp_path / "a.zarr", lambda: None)
+    assert opened() != before
 
 
 def test_h5netcdf(tmp_path):

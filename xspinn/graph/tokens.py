@@ -72,7 +72,7 @@ def _of_values(values: npt.NDArray[Any]) -> str:
     for part in np.nditer(
         values, ["external_loop", "buffered", "zerosize_ok"], order="C", buffersize=BUFFER_VOXELS
     ):
-        digest.update(part.view(np.uint8))
+        digest.update(np.asarray(part).view(np.uint8).data)
     return digest.hexdigest()
 
 
