@@ -10,6 +10,7 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
+from uuid import uuid4
 
 import dask.array as da
 import numpy as np
@@ -66,7 +67,10 @@ class Run:
     @property
     def token(self) -> str:
         """Identifies the result: equal tokens, equal tasks."""
-        parts = (self.plan.fingerprint, self.model.key, self.source.token, str(self.job.device))
+        # What is in memory is computed here and now: there is nothing to share its tasks with, and
+        # its token would cost a look at all values.
+        source = self.source.token if self.source.lazy else uuid4().hex
+        parts = (self.plan.fingerprint, self.model.key, source, str(self.job.device))
         return hashlib.sha256(":".join(parts).encode()).hexdigest()[:32]
 
     def arrays(self) -> list[da.Array]:
@@ -74,10 +78,11 @@ class Run:
         return build(self.job, self.model, self.source, self.token)
 
     def __repr__(self) -> str:
-        road = (
-            "by blocks, from the source" if self.source.sliceable is not None else "dask's chunks"
-        )
-        facts = {"model": repr(self.model), "read": road, "device": self.job.device or "the best"}
+        facts = {
+            "handle": repr(self.model),
+            "read from": self.source.road,
+            "device": self.job.device or "the best of each worker",
+        }
         return "\n".join([repr(self.plan), *(f"{k + ':':<12}{v}" for k, v in facts.items())])
 
 

@@ -9,6 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from xspinn.geometry.axis import Axis
+from xspinn.geometry.windows import WINDOWS
 from xspinn.plans.blocks import choose_blocks, given_blocks, uniform_bounds
 
 
@@ -37,6 +38,37 @@ def test_blocks_cover_every_patch_and_voxel_once(case, data, scale):
             assert touched <= set(out.targets[k]) or a == b
         for j in out.targets[k]:
             assert k in out.sources[j]
+
+
+@given(st.data(), st.integers(1, 4), st.sampled_from(WINDOWS), st.sampled_from(["none", "reflect"]))
+def test_what_is_settled_nobody_else_writes_into(data, shrink, window, boundary):
+    """Also of an output coarser than its input, whose ramps begin before the chunk."""
+    patch = data.draw(st.integers(1, 6))
+    overlap = data.draw(st.integers(0, patch - 1))
+    size = data.draw(st.integers(patch, 24))
+    bounds = (0, *np.cumsum(splits(data.draw, size)).tolist())
+    sizes = (size, patch, overlap)
+    axis = Axis(
+        "x",
+        *(shrink * n for n in sizes),
+        boundary,
+        window,
+        align=shrink,
+        bounds=tuple(shrink * b for b in bounds),
+    )
+    out = axis.footprint(Fraction(1, shrink))
+    for k, (lo, hi) in enumerate(out.settled):
+        chunk = range(*out.bounds[k : k + 2])
+        others = [range(*span) for j, span in enumerate(out.writes) if j != k]
+        alone = {x for x in chunk if not any(x in other for other in others)}
+        assert alone == set(range(lo, hi))
+
+
+def test_settled_ends_where_a_later_block_begins_to_write():
+    axis = Axis("x", 64, 16, 12, align=2, bounds=(0, 32, 64))
+    out = axis.footprint(Fraction(1, 2))
+    assert out.writes == ((0, 19), (15, 32))
+    assert out.settled == ((0, 15), (19, 32))
 
 
 @given(cases(max_ndim=3), st.integers(1, 30), st.integers(1, 5000))

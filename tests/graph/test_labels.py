@@ -109,8 +109,14 @@ def test_coordinates_without_an_index_stay_without_and_lazy(cube):
 def test_regions_are_not_interpolated_and_what_goes_is_named(cube):
     array = cube.assign_coords(region=("y", [1, 7] * 10), sea=("x", [True, False] * 12))
     finer = array.spinn.predict(nn.Upsample(scale_factor=2), patch=PATCH)
-    assert set(finer.region.values) == {1, 7}
+    np.testing.assert_array_equal(finer.region, np.repeat(array.region, 2))
+    np.testing.assert_array_equal(finer.sea, np.repeat(array.sea, 2))
     assert finer.sea.dtype == bool
+    # The middle of four voxels lies between the second and the third; even places win.
+    coarser = array.assign_coords(station=("x", np.arange(24))).spinn.predict(
+        nn.AvgPool2d(4), patch=PATCH
+    )
+    assert coarser.station.values.tolist() == [2, 6, 10, 14, 18, 22]
     named = array.drop_vars("y").assign_coords(y=[f"row {k}" for k in range(20)])
     with pytest.warns(SpinnWarning, match="coordinate of dim 'y' is dropped"):
         finer = named.spinn.predict(nn.Upsample(scale_factor=2), patch=PATCH)
@@ -261,6 +267,9 @@ def test_channels_of_the_input(cube):
     np.testing.assert_allclose(result, expected, atol=1e-12)
     same = cube.spinn.predict(nn.Identity(), patch=PATCH, channel="time", output="time")
     xr.testing.assert_allclose(same.drop_attrs(), cube.drop_attrs())
+    fewer = cube.spinn.predict(conv, patch=PATCH, channel="time", output="time")
+    assert dict(fewer.sizes) == {"time": 2, "y": 20, "x": 24}
+    assert not {"time", "month"} & set(fewer.coords), "labels of three channels, for two"
     one = cube.transpose("y", "time", "x").spinn.predict(
         nn.Conv2d(3, 1, 1).double(), patch=PATCH, channel="time"
     )

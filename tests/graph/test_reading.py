@@ -7,7 +7,9 @@ import xarray as xr
 import zarr
 from hypothesis import given
 from hypothesis import strategies as st
+from torch import nn
 
+import xspinn  # noqa: F401 - registers .spinn
 from xspinn.graph.reading import read_box
 from xspinn.graph.sources import find_source
 
@@ -29,12 +31,12 @@ class Counted:
 @given(st.data(), st.integers(1, 3))
 def test_a_box_is_what_numpy_pads(data, ndim):
     shape = data.draw(st.tuples(*[st.integers(1, 6)] * ndim))
-    rules = data.draw(st.tuples(*[st.sampled_from([*MODES, 2.5])] * ndim))
+    rules = data.draw(st.tuples(*[st.sampled_from([*MODES, 2.5, -1.0])] * ndim))
     source = Counted(np.arange(np.prod(shape), dtype="f8").reshape(shape))
     padded = source.array
     for axis, rule in enumerate(rules):
         width = [(9, 9) if k == axis else (0, 0) for k in range(ndim)]
-        more = {"constant_values": rule} if rule == 2.5 else {}
+        more = {} if rule in MODES else {"constant_values": rule}
         padded = np.pad(padded, width, mode=MODES.get(rule, "constant"), **more)
     spans = []
     for size in shape:
@@ -44,6 +46,50 @@ def test_a_box_is_what_numpy_pads(data, ndim):
     cut = tuple(slice(lo + 9, hi + 9) for lo, hi in spans)
     np.testing.assert_array_equal(box, padded[cut])
     assert source.read <= source.array.size, "nothing is read twice"
+
+
+def test_where_dims_differ_in_their_number_the_last_dim_of_the_array_has_the_corner():
+    box = read_box(np.zeros((2, 2)), [(-1, 2), (-1, 2)], [1.0, 7.0])
+    np.testing.assert_array_equal(box, [[7, 1, 1], [7, 0, 0], [7, 0, 0]])
+
+
+@pytest.mark.parametrize("order", ["yx", "xy"])
+def test_corners_are_the_same_for_every_source(order):
+    values = np.random.default_rng(0).random((20, 22))
+    array = xr.DataArray(values, dims=("y", "x"))
+    neighbours = nn.AvgPool2d(3, 1, 1)  # looks around, so that what lies outside is seen
+    tiling = {
+        "patch": dict.fromkeys(order, 8), "overlap": 4, "boundary": {"y": 7.0, "x": 1.0}
+    }  # fmt: skip
+    expected = array.spinn.predict(neighbours, **tiling)
+    for computed in (array.chunk(7) * 1, array.chunk(2) * 1):
+        result = computed.spinn.predict(neighbours, **tiling, blocks=max(computed.chunks[0]))
+        np.testing.assert_allclose(result, expected, atol=1e-12)
+
+
+class NoEmptySlices:
+    """A store that fails on an empty slice, as that of segysak does."""
+
+    def __init__(self, values):
+        self.values, self.shape, self.dtype, self.ndim = values, values.shape, values.dtype, 2
+
+    def __getitem__(self, key):
+        assert all(part.start < part.stop for part in key), key
+        return self.values[key]
+
+
+@pytest.mark.parametrize("spans", [[(2, 2), (0, 3)], [(0, 3), (0, 0)], [(4, 4), (6, 6)]])
+def test_an_empty_box_is_not_read(spans):
+    box = read_box(NoEmptySlices(np.ones((4, 6))), spans, ["none", "none"])
+    assert box.shape == tuple(hi - lo for lo, hi in spans)
+
+
+def test_blocks_without_patches_do_not_touch_the_source():
+    values = np.random.default_rng(0).random((40, 40))
+    array = xr.DataArray(da.from_array(NoEmptySlices(values), chunks=40), dims=("y", "x"))
+    tiling = {"patch": {"y": 16, "x": 16}, "overlap": 0, "blocks": 4}
+    assert any(lo == hi for lo, hi in array.spinn.plan(nn.Identity(), **tiling).axes[0].reads)
+    np.testing.assert_allclose(array.spinn.predict(nn.Identity(), **tiling), values)
 
 
 def sources(path):

@@ -16,6 +16,7 @@ from dask.task_spec import Task, TaskRef
 
 from xspinn.block.blend import Strips, add_strips, cut_strips
 from xspinn.block.written import Array, Written
+from xspinn.hooks.dask import InOrder
 from xspinn.plans.exchange import Index, exchange_of
 from xspinn.plans.job import Job
 from xspinn.plans.plan import Plan
@@ -48,7 +49,7 @@ def blend(plan: Plan, number: int, ran: da.Array, job: Delayed, token: str) -> d
     name, strips = f"spinn-blend-{suffix}", f"spinn-strips-{suffix}"
     kept = [output.dim is not None or dim is not None for dim in plan.raw_dims]
     blocks = exchange.blocks()
-    order = _Order(f"spinn-order-{suffix}", len(blocks))
+    order = InOrder(f"spinn-order-{suffix}", len(blocks))
     layer: dict[Any, Task] = dict(order.tasks)
     for place, index in enumerate(blocks):
         written = TaskRef((ran.name, *index))
@@ -70,37 +71,6 @@ def blend(plan: Plan, number: int, ran: da.Array, job: Delayed, token: str) -> d
     graph = HighLevelGraph.from_collections(name, layer, dependencies=collections)
     chunks = plan.chunks(output)
     return da.Array(graph, name, chunks, meta=np.empty((0,) * len(chunks), output.dtype))
-
-
-class _Order:
-    """A few tasks that do nothing, so that dask runs blocks in C order.
-
-    dask starts with the task that has the most others below it, counted all the way down. Left
-    to itself it starts at the far end and waits everywhere at once, with a tenth of all blocks in
-    memory. So each blend is given fewer tasks below it than the blend before: level k of these
-    tasks stands on all those of the levels under it, and so counts about 2 ** k.
-    """
-
-    SHIFT = 4  # the least difference, 2 ** 4, outweighs the strips of a block's neighbours
-
-    def __init__(self, name: str, blocks: int) -> None:
-        self.name, self.blocks = name, blocks
-        self.tasks: dict[Any, Task] = {}
-        below: list[TaskRef] = []
-        for level in range(blocks.bit_length() + self.SHIFT):
-            keys = [(name, level, twin) for twin in (0, 1)]
-            self.tasks.update({key: Task(key, _nothing, *below) for key in keys})
-            below = [TaskRef(key) for key in keys]
-
-    def needs(self, place: int) -> list[tuple[Any, ...]]:
-        """Keys that the blend at this place names as dependencies."""
-        rank = self.blocks - 1 - place
-        levels = (level for level in range(rank.bit_length()) if rank >> level & 1)
-        return [(self.name, level + self.SHIFT, 0) for level in levels]
-
-
-def _nothing(*_: None) -> None:
-    return None
 
 
 def _strips(job: Job, number: int, index: Index, far: int, written: tuple[Written, ...]) -> Strips:

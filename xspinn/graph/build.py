@@ -164,7 +164,7 @@ def _run_with_overlap(plan: Plan, array: da.Array, options: dict[str, Any]) -> d
     """Bring the halo by `map_overlap`, for arrays that exist as dask chunks only."""
     x, depth, origin = array, {}, {}
     chunks = _chunks(plan, array)
-    for axis in plan.axes:
+    for axis in _in_array_order(plan):
         at = plan.dims.index(axis.dim)
         first, end = axis.extended
         before, after = axis.halo
@@ -194,7 +194,7 @@ def _run_with_slices(plan: Plan, array: da.Array, options: dict[str, Any]) -> da
     """Slice every read box out, where blocks are narrower than their halo; dearer in tasks."""
     x, origin = array, {}
     chunks = _chunks(plan, array)
-    for axis in plan.axes:
+    for axis in _in_array_order(plan):
         at = plan.dims.index(axis.dim)
         first, end = axis.extended
         x = _extend(x, at, axis, first, end)
@@ -209,6 +209,11 @@ def _run_with_slices(plan: Plan, array: da.Array, options: dict[str, Any]) -> da
         _cut_and_run, x, origin=origin, **_changed_axes(plan, x, options), **options
     )
     return ran
+
+
+def _in_array_order(plan: Plan) -> list[Axis]:
+    """Core dims as blocks extend them that read for themselves; corners depend on the order."""
+    return sorted(plan.axes, key=lambda axis: plan.dims.index(axis.dim))
 
 
 def _chunks(plan: Plan, array: da.Array) -> list[tuple[int, ...]]:

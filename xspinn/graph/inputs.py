@@ -96,7 +96,10 @@ def _stack(variables: Sequence[xr.Variable]) -> Source:
     parts = [find_source(variable) for variable in variables]
     dtype = np.result_type(*(variable.dtype for variable in variables))
     lazy = any(part.lazy for part in parts)
-    token = hashlib.sha256(":".join(part.token for part in parts).encode()).hexdigest()
+
+    def token() -> str:
+        return hashlib.sha256(":".join(part.token for part in parts).encode()).hexdigest()
+
     sliceables = [part.sliceable for part in parts if part.sliceable is not None]
     if len(sliceables) == len(parts):
         return Source(Stacked(sliceables, dtype), None, token, lazy)

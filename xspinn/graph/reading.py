@@ -90,7 +90,8 @@ def read_box(
     Returns
     -------
     numpy.ndarray
-        What lies inside is read once, also where it is reflected or repeated.
+        What lies inside is read once, also where it is reflected or repeated. Of a box that holds
+        nothing of the array nothing is read: some stores fail on an empty slice.
 
     Examples
     --------
@@ -120,7 +121,8 @@ class _Gather:
         self.take: npt.NDArray[np.int64] | None = None
         if lo >= 0 and hi <= size:
             self.held = hi - lo
-            self.runs = [(slice(0, hi - lo), slice(lo, hi))]
+            # None where the span is empty, and then none for the whole box.
+            self.runs = [(slice(0, hi - lo), slice(lo, hi))] if hi > lo else []
             return
         at = extended_indices(lo, hi, size, boundary)
         present = np.unique(at[at >= 0])

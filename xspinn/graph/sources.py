@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from operator import getitem
+from functools import cached_property, partial
 from typing import Any, cast
-from uuid import uuid4
 
 import dask.array as da
 import numpy as np
 import xarray as xr
-from dask.array.core import getter, getter_inline, getter_nofancy
 
 from xspinn.graph.reading import InPieces, Sliceable
+from xspinn.graph.tokens import token_of
+from xspinn.hooks.dask import behind
+from xspinn.hooks.xarray import in_memory
 
 __all__ = ["Source", "Stacked", "find_source"]
 
@@ -28,16 +29,28 @@ class Source:
         What blocks read their own boxes from.
     array : dask.array.Array or None
         The chunks to take, where nothing can be sliced.
-    token : str
-        Identifies the voxels.
+    identity : str or callable
+        The token, or what returns it: it may look at every file of a store.
     lazy : bool
         Whether the array is not in memory: the result is lazy then, too.
     """
 
     sliceable: Sliceable | None
     array: da.Array | None
-    token: str
+    identity: str | Callable[[], str]
     lazy: bool
+
+    @cached_property
+    def token(self) -> str:
+        """Identifies the voxels; `xspinn.graph.tokens` says what equal tokens promise."""
+        return self.identity if isinstance(self.identity, str) else self.identity()
+
+    @property
+    def road(self) -> str:
+        """How blocks get their voxels, in a few words."""
+        if self.sliceable is None:
+            return "dask's chunks, by map_overlap"
+        return "the store, by blocks" if self.lazy else "memory, by blocks"
 
 
 class Lazy:
@@ -78,14 +91,13 @@ def find_source(variable: xr.Variable) -> Source:
         Sliceable for numpy and for what `xarray.open_zarr` and `xarray.open_dataset` give,
         chunked by dask or not; dask chunks for all else.
     """
-    data = variable._data  # ``.data`` would read a lazily opened array
+    token = partial(token_of, variable)
+    if in_memory(variable):
+        return Source(cast(Sliceable, variable.to_numpy()), None, token, False)
+    data = variable.data if variable.chunks is not None else None
     if isinstance(data, da.Array):
-        return Source(_in_pieces(_behind(data), variable), data, data.name, True)
-    if isinstance(data, np.ndarray):
-        return Source(cast(Sliceable, data), None, uuid4().hex, False)
-    if variable._in_memory:
-        return Source(cast(Sliceable, variable.to_numpy()), None, uuid4().hex, False)
-    return Source(_in_pieces(Lazy(variable), variable), None, uuid4().hex, True)
+        return Source(_in_pieces(behind(data), variable), data, token, True)
+    return Source(_in_pieces(Lazy(variable), variable), None, token, True)
 
 
 def _in_pieces(source: Sliceable | None, variable: xr.Variable) -> Sliceable | None:
@@ -95,24 +107,3 @@ def _in_pieces(source: Sliceable | None, variable: xr.Variable) -> Sliceable | N
     if source is None or not all(isinstance(chunk, int) and chunk > 0 for chunk in chunks):
         return source
     return InPieces(source, cast("list[int]", chunks))
-
-
-def _behind(array: da.Array) -> Sliceable | None:
-    """Return what `dask.array.from_array` was given, if the array is just that and no more.
-
-    dask keeps it under a key of its own, beside one layer of getters.
-    """
-    graph = array.__dask_graph__()
-    layers = getattr(graph, "layers", {})
-    name = f"original-{array.name}"
-    if set(layers) != {name, array.name}:
-        return None
-    # Only what dask itself reads by slices, without a lock that blocks would have to take.
-    task = getattr(layers[array.name], "task", None)
-    known = (getter, getter_nofancy, getter_inline, getitem)
-    if task is None or task.func not in known or task.kwargs.get("lock"):
-        return None
-    node = layers[name].get(name)
-    source = getattr(node, "value", node)
-    fits = getattr(source, "shape", None) == array.shape and hasattr(source, "__getitem__")
-    return source if fits and getattr(source, "dtype", None) == array.dtype else None
