@@ -163,7 +163,8 @@ def prepare(
         for dim in made.raw_dims
         if dim is not None and dim in obj.coords and dim in obj.indexes
     }
-    job = Job(made, device, applied, coords, get_options()["check_nan"])
+    answered = {answer.name: answer.dtype for answer in answers}
+    job = Job(made, device, applied, coords, get_options()["check_nan"], answered)
     return Run(data.template, job, handle, source)
 
 
