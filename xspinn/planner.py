@@ -144,7 +144,8 @@ def prepare(obj: xr.DataArray | xr.Dataset, model: Any, request: Request) -> Run
         request.batch is not None,
         source.lazy,
     )
-    job = Job(plan, device, applied, _coords(obj, plan), get_options()["check_nan"])
+    answered = {answer.name: answer.dtype for answer in answers}
+    job = Job(plan, device, applied, _coords(obj, plan), get_options()["check_nan"], answered)
     return Run(template_of(obj, data), job, handle, source)
 
 

@@ -199,9 +199,8 @@ def test_nan_is_no_vote_and_warns(combine, blocks):
             model, patch={"y": 8, "x": 8}, overlap=4, combine=combine, blocks=blocks
         )
     assert len(caught) == 1
-    if combine == "hard":
-        assert {int(result[5, 7]), int(result[13, 13])} == {0}
-    assert int((result != 2).sum()) == (2 if combine == "hard" else 0)
+    assert {int(result[5, 7]), int(result[13, 13])} == {255}
+    assert int((result != 2).sum()) == 2
 
 
 # -- sums ------------------------------------------------------------------------------------

@@ -15,6 +15,7 @@ from typing import TypeAlias
 import numpy as np
 
 from xspinn.block.finishing import finish
+from xspinn.block.piece import Piece
 from xspinn.block.written import Array, Written
 from xspinn.geometry.boxes import Box, is_filled, meet, slices
 from xspinn.plans.exchange import Index, Layout, exchange_of
@@ -70,7 +71,8 @@ def add_strips(
             if is_filled(both):
                 at = slices(both, box)
                 add(total[at], strip[slices(both, where)], out=total[at])
-        done.append((box, finish(plan, exchange.output, total)))
+        piece = Piece(plan, exchange.output, plan.block_at(index), box)
+        done.append((box, finish(piece, total)))
     if len(done) == 1:
         return done[0][1]
     kept = [exchange.output.dim is not None or dim is not None for dim in plan.raw_dims]

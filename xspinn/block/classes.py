@@ -88,20 +88,23 @@ def settle(plan: Plan, output: Output, sums: torch.Tensor) -> torch.Tensor:
     Returns
     -------
     torch.Tensor
-        Contiguous. Classes, without the dim of channels, in an integer dtype that holds them; or
-        the sums, in the result's dtype where that is smaller.
+        Contiguous. Classes, without the dim of channels, in an integer dtype that holds them, and
+        whose greatest value stands where a sum is NaN; or the sums, in the result's dtype where
+        that is smaller.
     """
     if not plan.rule.classes:
         small = (sums.dtype, output.dtype) in SHRINKS
         return (sums.to(getattr(torch, output.dtype)) if small else sums).contiguous()
     at = plan.channel_at
     shape = [*sums.shape[:at], *sums.shape[at + 1 :]]
-    dtype = torch.uint8 if sums.shape[at] <= 256 else torch.int32
+    dtype = torch.uint8 if sums.shape[at] < 256 else torch.int32
+    unknown = torch.iinfo(dtype).max
     found = torch.empty(shape, dtype=dtype, device=sums.device)
     along = shape.index(max(shape))
     step = max(1, SLAB * shape[along] // math.prod(sums.shape))
     parts = torch.split(sums, step, along if along < at else along + 1)
     for part, into in zip(parts, torch.split(found, step, along), strict=True):
         counted = (part * VOTES).round_() if plan.rule.before == "one_hot" else part
-        into.copy_(greatest(counted, at)[1])
+        values, labels = greatest(counted, at)
+        into.copy_(labels).masked_fill_(values.isnan(), unknown)
     return found

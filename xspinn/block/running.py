@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from xspinn.block.piece import Piece
 from xspinn.block.sums import Item, Sums
 from xspinn.block.written import Written
 from xspinn.errors import ModelError
@@ -95,7 +96,33 @@ def _add(
             f"the model returned {list(named)}, but {names} when it was asked before the run."
         )
     for total, name in zip(sums, names, strict=True):
-        total.add(activate(job.activation, named[name]), batch)
+        tensor = activate(job.activation, named[name])
+        _check_dtype(name, tensor.dtype, job.answered.get(name))
+        total.add(tensor, batch)
+
+
+def _check_dtype(name: str | None, got: torch.dtype, answered: str | None) -> None:
+    """Refuse values that the sums, of the dtype that the model answered, would cut off."""
+    found = str(got).removeprefix("torch.")
+    if answered is None or found == answered:
+        return
+    asked = getattr(torch, answered)
+    if _kind(got) == _kind(asked) and (_kind(got) != "integer" or np.can_cast(found, answered)):
+        return
+    what = "" if name is None else f" as output {name!r}"
+    raise ModelError(
+        f"the model returned {found}{what}, but {answered} when it was asked before the run, and "
+        "the sums of patches were planned for that: return one dtype whatever the input holds, "
+        "for example with .astype('float32')."
+    )
+
+
+def _kind(dtype: torch.dtype) -> str:
+    if dtype.is_complex:
+        return "complex"
+    if dtype.is_floating_point:
+        return "float"
+    return "bool" if dtype == torch.bool else "integer"
 
 
 # -- patches ---------------------------------------------------------------------------------
@@ -186,16 +213,8 @@ def _check_nan(
             if job.run in _warned:
                 continue
             _warned.add(job.run)
-        first = dict(zip(plan.raw_dims, place, strict=True))
-        spans = {
-            loop.dim: (loop.bounds[k] + first[loop.dim], loop.bounds[k] + first[loop.dim] + 1)
-            for loop, k in zip(plan.loops, block[: len(plan.loops)], strict=True)
-        }
-        for p, k in zip(plan.footprints(output), block[len(plan.loops) :], strict=True):
-            written = p.writes[k][0] + first[p.axis.dim]
-            voxel = min(int(written / p.scale), p.axis.size - 1)
-            spans[p.axis.dim] = (voxel, voxel + 1)
+        voxel = Piece(plan, output, block, total.layout.box).voxel(place)
         warn_user(
-            f"the model returned NaN for finite input, first at {job.where(spans)}, in block "
+            f"the model returned NaN for finite input, first at {job.where(voxel)}, in block "
             f"{tuple(block)}. Check how the input is normalised."
         )

@@ -10,7 +10,8 @@ import numpy.typing as npt
 import torch
 
 from xspinn.block.classes import settle, vote
-from xspinn.block.finishing import finish
+from xspinn.block.finishing import finish, finish_labels
+from xspinn.block.piece import Piece
 from xspinn.block.written import Written
 from xspinn.errors import ModelError
 from xspinn.geometry.boxes import slices
@@ -47,7 +48,7 @@ class Sums:
     def __init__(
         self, plan: Plan, output: Output, block: Sequence[int], loops: int, device: torch.device
     ) -> None:
-        self.plan, self.output = plan, output
+        self.plan, self.output, self.block = plan, output, block
         self.layout = Layout.of(plan, output, block)
         places = block[len(plan.loops) :]
         self.prints = plan.footprints(output)
@@ -168,11 +169,10 @@ class Sums:
         if self.layout.settled is None:
             return Written(None, tuple(rest))
         settled, *rest = rest
-        if self.plan.rule.classes:
-            settled = settled.astype(self.output.dtype, copy=False)
-        else:
-            settled = finish(self.plan, self.output, settled)
-        return Written(settled, tuple(rest))
+        piece = Piece(self.plan, self.output, self.block, self.layout.settled)
+        # Of classes, the device has found the greatest already.
+        last = finish_labels if self.plan.rule.classes else finish
+        return Written(last(piece, settled), tuple(rest))
 
     def first_nan(self) -> tuple[int, ...] | None:
         """Place of the first NaN among the sums, along the plan's `raw_dims` in the write box."""

@@ -11,6 +11,7 @@ import numpy as np
 import xarray as xr
 
 from xspinn.errors import PlanError, warn
+from xspinn.plans.outputs import no_class
 from xspinn.plans.parts import Output
 from xspinn.plans.plan import Plan
 
@@ -106,6 +107,10 @@ def label(
     mapping = template.encoding.get("grid_mapping")
     if mapping is not None:
         result.encoding["grid_mapping"] = mapping
+    fill = no_class(output) if plan.rule.classes else None
+    if fill is not None:
+        # For zarr alone. The attribute _FillValue would make xarray decode classes to floats.
+        result.encoding["fill_value"] = np.dtype(output.dtype).type(fill)
     return result
 
 

@@ -32,6 +32,8 @@ class Job:
         Dim -> its coordinate values, for messages.
     check_nan : bool
         Whether to look for NaN that the input does not explain.
+    answered : dict
+        Output -> the dtype that the model answered with when it was asked, and must keep to.
     run : str
         Tells this run from all others.
     """
@@ -41,6 +43,7 @@ class Job:
     activation: str | Callable[[Any], Any] | None = None
     coords: dict[str, npt.NDArray[Any]] = field(default_factory=dict)
     check_nan: bool = True
+    answered: dict[str | None, str] = field(default_factory=dict)
     run: str = field(default_factory=lambda: uuid4().hex)
 
     def where(self, spans: dict[str, tuple[int, int]]) -> str:

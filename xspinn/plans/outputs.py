@@ -17,7 +17,15 @@ from xspinn.geometry.combine import Combine
 from xspinn.plans.arguments import Input
 from xspinn.plans.parts import Output
 
-__all__ = ["CHANNEL", "Answer", "OutputLike", "alignment", "make_outputs", "taken_names"]
+__all__ = [
+    "CHANNEL",
+    "Answer",
+    "OutputLike",
+    "alignment",
+    "make_outputs",
+    "no_class",
+    "taken_names",
+]
 
 OutputLike: TypeAlias = "str | Mapping[str, Any] | None"
 
@@ -235,6 +243,26 @@ def _result(own: np.dtype[Any], rule: Combine, answer: Answer, asked: Any) -> np
     if own.kind == "c" and dtype.kind != "c":
         raise PlanError(f"dtype={asked!r} would drop the imaginary part of {own}.")
     return dtype
+
+
+def no_class(output: Output) -> int | float | None:
+    """Return what stands in a class map where there is no class.
+
+    Parameters
+    ----------
+    output : Output
+        One whose channels are classes.
+
+    Returns
+    -------
+    int, float or None
+        NaN in a float dtype, the greatest value of an integer one; None where that is a class.
+    """
+    dtype = np.dtype(output.dtype)
+    if dtype.kind == "f":
+        return math.nan
+    most = int(np.iinfo(dtype).max)
+    return most if (output.channels or 1) <= most else None
 
 
 def _accumulate(
