@@ -7,9 +7,9 @@ from __future__ import annotations
 
 import hashlib
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
-from typing import Any, TypeAlias
+from typing import Any
 
 import dask.array as da
 import numpy as np
@@ -17,7 +17,6 @@ import xarray as xr
 from dask import config
 
 from xspinn.errors import PlanError
-from xspinn.geometry.axis import Axis
 from xspinn.geometry.combine import get_combine
 from xspinn.graph.sources import Source, Stacked, find_source
 from xspinn.inspection.asking import inspect_model
@@ -35,16 +34,14 @@ from xspinn.plans.arguments import (
     default_batch,
     make_axes,
 )
-from xspinn.plans.blocks import as_blocks, choose_blocks, given_blocks, loop_bounds
+from xspinn.plans.blocks import Blocks, make_blocks
 from xspinn.plans.job import Job
-from xspinn.plans.outputs import CHANNEL, Answer, OutputLike, alignment, make_outputs
-from xspinn.plans.plan import Loop, Plan
+from xspinn.plans.outputs import CHANNEL, OutputLike, alignment, make_outputs, voxel_bytes
+from xspinn.plans.plan import Plan
 from xspinn.plans.tuning import Asked, TuneLike, Tuning, as_tuning, check_precision
 from xspinn.tuning.choosing import choose
 
 __all__ = ["Blocks", "Run", "prepare"]
-
-Blocks: TypeAlias = "int | Mapping[str, int | Sequence[int]] | None"
 
 VARIABLE = "variable"
 """Dim that a dataset's variables are stacked along, as in Dataset.to_dataarray."""
@@ -139,7 +136,16 @@ def prepare(
     make_axes(widths, data.sizes, overlap, window, boundary, [1] * len(widths), data.dtype)
     answers = inspect_model(handle, widths, channels, feed, device, applied)
     axes = make_axes(widths, data.sizes, overlap, window, boundary, alignment(answers), data.dtype)
-    axes, loops = _blocks(data, axes, blocks, answers, channels, feed)
+    size = int(batch or _batch(handle, widths, channels))
+    axes, loops = make_blocks(
+        axes,
+        {dim: n for dim, n in data.sizes.items() if dim not in widths and dim != data.channel},
+        data.chunks,
+        blocks,
+        voxel_bytes(answers, channels, data.dtype, feed),
+        get_options()["block_bytes"],
+        size,
+    )
     outputs = make_outputs(
         answers, output, rule, axes, _taken(data), dtype, activation == "softmax"
     )
@@ -154,7 +160,7 @@ def prepare(
         outputs=outputs,
         combine=rule.name,
         activation=named,
-        batch=int(batch or _batch(handle, widths, channels)),
+        batch=size,
     )
     source = data.source()
     made = _tuned(made, handle, tuning, tune, precision, device, batch is not None, source.lazy)
@@ -321,53 +327,3 @@ def _chunks(variable: xr.Variable) -> dict[str, int | None]:
         return {str(d): max(c) for d, c in zip(variable.dims, variable.chunks, strict=True)}
     preferred = variable.encoding.get("preferred_chunks") or {}
     return {str(dim): preferred.get(dim) for dim in variable.dims}
-
-
-# -- blocks ----------------------------------------------------------------------------------
-
-
-def _blocks(
-    data: _Input,
-    axes: Sequence[Axis],
-    blocks: Blocks,
-    answers: Sequence[Answer],
-    channels: int,
-    feed: np.dtype[Any],
-) -> tuple[tuple[Axis, ...], tuple[Loop, ...]]:
-    """Give core and looped dims their blocks: those asked for, the others by chunks and budget."""
-    core = [axis.dim for axis in axes]
-    looped = [dim for dim in data.dims if dim not in core and dim != data.channel]
-    asked = as_blocks(blocks, [*core, *looped], core)
-    budget = get_options()["block_bytes"]
-    voxel = channels * (data.dtype.itemsize + feed.itemsize) + sum(
-        (answer.channels or 1) * max(4, np.dtype(answer.dtype).itemsize) * math.prod(answer.scale)
-        for answer in answers
-    )
-    free = {dim: data.chunks[dim] or data.sizes[dim] for dim in looped if dim not in asked}
-
-    def n_bytes(parts: Sequence[Axis]) -> int:
-        box = math.prod(min(max(a.chunks) + a.overlap, a.size) for a in parts)
-        return int(voxel * box * math.prod(free.values()))
-
-    # A patch at every position of the looped dims must fit first; chunks that exist are kept.
-    smallest = [given_blocks(axis, axis.stride) for axis in axes]
-    while n_bytes(smallest) > budget:
-        unchunked = [dim for dim in free if data.chunks[dim] is None and free[dim] > 1]
-        if not unchunked:
-            break
-        widest = max(unchunked, key=free.__getitem__)
-        free[widest] = math.ceil(free[widest] / 2)
-    open_axes = [axis for axis in axes if axis.dim not in asked]
-    fixed = {a.dim: given_blocks(a, asked[a.dim]) for a in axes if a.dim in asked}
-    chosen = choose_blocks(
-        open_axes,
-        [data.chunks[axis.dim] for axis in open_axes],
-        lambda parts: n_bytes([*parts, *fixed.values()]),
-        budget,
-    )
-    by_dim = fixed | {axis.dim: axis for axis in chosen}
-    loops = [
-        Loop(dim, data.sizes[dim], loop_bounds(data.sizes[dim], free.get(dim), asked.get(dim), dim))
-        for dim in looped
-    ]
-    return tuple(by_dim[dim] for dim in core), tuple(loops)

@@ -16,7 +16,7 @@ from xspinn.geometry.axis import Axis
 from xspinn.geometry.combine import Combine
 from xspinn.plans.plan import Output
 
-__all__ = ["CHANNEL", "Answer", "OutputLike", "alignment", "make_outputs"]
+__all__ = ["CHANNEL", "Answer", "OutputLike", "alignment", "make_outputs", "voxel_bytes"]
 
 OutputLike: TypeAlias = "str | Mapping[str, Any] | None"
 
@@ -50,6 +50,31 @@ def alignment(answers: Sequence[Answer]) -> tuple[int, ...]:
     """For every core dim, what patch starts must be multiples of for all outputs to have voxels."""
     scales = zip(*(answer.scale for answer in answers), strict=True)
     return tuple(math.lcm(*(ratio.denominator for ratio in ratios)) for ratios in scales)
+
+
+def voxel_bytes(
+    answers: Sequence[Answer], channels: int, dtype: np.dtype[Any], feed: np.dtype[Any]
+) -> Fraction:
+    """Bytes that a block takes for every voxel of its input: as read, as fed, and its sums.
+
+    Parameters
+    ----------
+    answers : sequence of Answer
+        What the model returns.
+    channels : int
+        Channels that it is fed with.
+    dtype, feed : numpy.dtype
+        Of the array, and what the model is fed with.
+
+    Returns
+    -------
+    Fraction
+    """
+    sums = (
+        (answer.channels or 1) * max(4, np.dtype(answer.dtype).itemsize) * math.prod(answer.scale)
+        for answer in answers
+    )
+    return Fraction(channels * (dtype.itemsize + feed.itemsize)) + sum(sums)
 
 
 def make_outputs(
