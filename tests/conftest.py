@@ -8,6 +8,8 @@ import tempfile
 import pytest
 from hypothesis import HealthCheck, settings
 
+import xspinn
+
 settings.register_profile(
     "xspinn",
     max_examples=200,
@@ -20,6 +22,13 @@ settings.load_profile("xspinn")
 # Choices of earlier runs, or of the user, must not decide what tests see; nor the other way round.
 os.environ["XSPINN_CACHE"] = tempfile.mkdtemp(prefix="xspinn-tests-")
 atexit.register(shutil.rmtree, os.environ["XSPINN_CACHE"], ignore_errors=True)
+
+
+@pytest.fixture
+def small_batches():
+    """Let blocks follow the chunks of arrays that are small enough for one batch."""
+    with xspinn.set_options(batch_voxels=1):
+        yield
 
 
 @pytest.fixture

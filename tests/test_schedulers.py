@@ -14,6 +14,8 @@ from helpers.networks import Counting, Stages, Watched, fail_on_large, nan_on_la
 
 import xspinn
 
+pytestmark = pytest.mark.usefixtures("small_batches")
+
 PATCH = {"y": 16, "x": 16}
 
 

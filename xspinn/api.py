@@ -10,7 +10,7 @@ import xarray as xr
 
 from xspinn.docstrings import takes_parameters
 from xspinn.plans.arguments import ActivationLike, BoundaryLike, OverlapLike, WindowsLike
-from xspinn.plans.blocks import Blocks
+from xspinn.plans.bounds import Blocks
 from xspinn.plans.outputs import OutputLike
 from xspinn.plans.plan import Plan
 from xspinn.plans.request import Request

@@ -29,10 +29,9 @@ from xspinn.models import Model, as_model
 from xspinn.models.activations import resolve_activation
 from xspinn.options import get_options
 from xspinn.plans.arguments import Input, check_patch, default_batch, make_axes
-from xspinn.plans.blocks import Blocks, as_blocks, choose_blocks, given_blocks, loop_bounds
+from xspinn.plans.blocks import make_blocks, voxel_bytes
 from xspinn.plans.job import Job
-from xspinn.plans.outputs import Answer, alignment, make_outputs, taken_names
-from xspinn.plans.parts import Loop
+from xspinn.plans.outputs import alignment, make_outputs, taken_names
 from xspinn.plans.plan import Plan
 from xspinn.plans.request import Request
 from xspinn.plans.tuning import Asked, TuneLike, Tuning
@@ -115,7 +114,16 @@ def prepare(obj: xr.DataArray | xr.Dataset, model: Any, request: Request) -> Run
     _axes(request, patch, data, [1] * len(patch))
     answers = inspect_model(handle, patch, data.channels, feed, device, applied)
     axes = _axes(request, patch, data, alignment(answers))
-    axes, loops = _blocks(data, axes, request.blocks, answers, feed)
+    batch = int(request.batch or _batch(handle, patch, data.channels))
+    axes, loops = make_blocks(
+        axes,
+        {dim: n for dim, n in data.sizes.items() if dim not in patch and dim != data.channel},
+        data.chunks,
+        request.blocks,
+        voxel_bytes(answers, data.channels, data.dtype, feed),
+        get_options()["block_bytes"],
+        batch,
+    )
     softmax = request.activation == "softmax"
     outputs = make_outputs(
         answers, request.output, request.rule, axes, taken_names(data), request.dtype, softmax
@@ -131,7 +139,7 @@ def prepare(obj: xr.DataArray | xr.Dataset, model: Any, request: Request) -> Run
         outputs=outputs,
         combine=request.combine,
         activation=named,
-        batch=int(request.batch or _batch(handle, patch, data.channels)),
+        batch=batch,
     )
     source = find_input(obj, data)
     plan = _tuned(
@@ -230,52 +238,3 @@ def _batch(model: Model, widths: Mapping[str, int], channels: int) -> int:
     size = default_batch(widths, channels, get_options()["batch_voxels"])
     fixed = (model.shape or (None,))[0] or 1
     return max(fixed, size // fixed * fixed)
-
-
-# -- blocks ----------------------------------------------------------------------------------
-
-
-def _blocks(
-    data: Input,
-    axes: Sequence[Axis],
-    blocks: Blocks,
-    answers: Sequence[Answer],
-    feed: np.dtype[Any],
-) -> tuple[tuple[Axis, ...], tuple[Loop, ...]]:
-    """Give core and looped dims their blocks: those asked for, the others by chunks and budget."""
-    core = [axis.dim for axis in axes]
-    looped = [dim for dim in data.dims if dim not in core and dim != data.channel]
-    asked = as_blocks(blocks, [*core, *looped], core)
-    budget = get_options()["block_bytes"]
-    voxel = data.channels * (data.dtype.itemsize + feed.itemsize) + sum(
-        (answer.channels or 1) * max(4, np.dtype(answer.dtype).itemsize) * math.prod(answer.scale)
-        for answer in answers
-    )
-    free = {dim: data.chunks[dim] or data.sizes[dim] for dim in looped if dim not in asked}
-
-    def n_bytes(parts: Sequence[Axis]) -> int:
-        box = math.prod(min(max(a.chunks) + a.overlap, a.size) for a in parts)
-        return int(voxel * box * math.prod(free.values()))
-
-    # A patch at every position of the looped dims must fit first; chunks that exist are kept.
-    smallest = [given_blocks(axis, axis.stride) for axis in axes]
-    while n_bytes(smallest) > budget:
-        unchunked = [dim for dim in free if data.chunks[dim] is None and free[dim] > 1]
-        if not unchunked:
-            break
-        widest = max(unchunked, key=free.__getitem__)
-        free[widest] = math.ceil(free[widest] / 2)
-    open_axes = [axis for axis in axes if axis.dim not in asked]
-    fixed = {a.dim: given_blocks(a, asked[a.dim]) for a in axes if a.dim in asked}
-    chosen = choose_blocks(
-        open_axes,
-        [data.chunks[axis.dim] for axis in open_axes],
-        lambda parts: n_bytes([*parts, *fixed.values()]),
-        budget,
-    )
-    by_dim = fixed | {axis.dim: axis for axis in chosen}
-    loops = [
-        Loop(dim, data.sizes[dim], loop_bounds(data.sizes[dim], free.get(dim), asked.get(dim), dim))
-        for dim in looped
-    ]
-    return tuple(by_dim[dim] for dim in core), tuple(loops)

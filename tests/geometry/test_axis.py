@@ -10,7 +10,8 @@ from hypothesis import strategies as st
 
 from xspinn.geometry.axis import Axis
 from xspinn.geometry.windows import WINDOWS
-from xspinn.plans.blocks import choose_blocks, given_blocks, uniform_bounds
+from xspinn.plans.blocks import choose_blocks
+from xspinn.plans.bounds import given_blocks, uniform_bounds
 
 
 @given(cases(max_ndim=1), st.data(), st.sampled_from([Fraction(1), Fraction(2), Fraction(3)]))

@@ -17,6 +17,8 @@ from torch import nn
 
 import xspinn  # noqa: F401 - registers .spinn
 
+pytestmark = pytest.mark.usefixtures("small_batches")
+
 PATCH = {"z": 16, "y": 16, "x": 16}
 
 

@@ -12,6 +12,8 @@ from torch import nn
 
 from xspinn.errors import PlanError, SpinnWarning
 
+pytestmark = pytest.mark.usefixtures("small_batches")
+
 PATCH = {"y": 8, "x": 8}
 
 

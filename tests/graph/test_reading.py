@@ -130,6 +130,7 @@ def test_what_cannot(tmp_path):
         assert find_source(array.variable).array is not None
 
 
+@pytest.mark.usefixtures("small_batches")
 def test_what_from_array_was_told_is_kept():
     values = np.arange(60.0).reshape(6, 10)
 

@@ -162,3 +162,16 @@ def trained() -> Facies:
         network.norm.running_var += torch.arange(4) * 0.2
         network.norm.weight += torch.arange(4) * 0.3
     return network.eval()
+
+
+class OneSize(nn.Module):
+    """A network that takes patches of one size only, as many exported files do."""
+
+    def __init__(self, network: nn.Module, size: tuple[int, ...]) -> None:
+        super().__init__()
+        self.network, self.size = network, size
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        if tuple(x.shape[2:]) != self.size:
+            raise ValueError(f"expected {self.size}, got {tuple(x.shape[2:])}")
+        return self.network(x)

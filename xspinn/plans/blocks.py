@@ -1,4 +1,4 @@
-"""Where blocks begin and end: uniform chunks that follow the input's and a memory budget.
+"""Where blocks begin and end: uniform chunks that follow the input's, a batch and a budget.
 
 Chunks are uniform but for the last, which is what zarr stores. They are a whole number of strides
 wide, because then each block's spill is thinnest and the same for all.
@@ -6,32 +6,190 @@ wide, because then each block's spill is thinnest and the same for all.
 
 from __future__ import annotations
 
-import itertools
 import math
-import operator
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
-from typing import Any, TypeAlias
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from fractions import Fraction
+from itertools import pairwise
+from typing import Any
 
 import numpy as np
 
-from xspinn.errors import PlanError
 from xspinn.geometry.axis import Axis
+from xspinn.plans.bounds import Blocks, as_blocks, given_blocks, loop_bounds, uniform_bounds
+from xspinn.plans.outputs import Answer
+from xspinn.plans.parts import Loop
 
-__all__ = ["Blocks", "as_blocks", "choose_blocks", "given_blocks", "loop_bounds", "uniform_bounds"]
-
-Blocks: TypeAlias = "int | Mapping[str, int | Sequence[int]] | None"
+__all__ = ["choose_blocks", "make_blocks", "voxel_bytes"]
 
 
-def uniform_bounds(size: int, chunk: int) -> tuple[int, ...]:
-    """Bounds of chunks of `chunk` voxels, the last one what is left.
+def voxel_bytes(
+    answers: Sequence[Answer], channels: int, dtype: np.dtype[Any], feed: np.dtype[Any]
+) -> Fraction:
+    """Bytes that a block takes for every voxel of its input: as read, as fed, and its sums.
 
-    Examples
-    --------
-    >>> uniform_bounds(10, 4)
-    (0, 4, 8, 10)
+    Parameters
+    ----------
+    answers : sequence of Answer
+        What the model returns.
+    channels : int
+        Channels that it is fed with.
+    dtype, feed : numpy.dtype
+        Of the array, and what the model is fed with.
+
+    Returns
+    -------
+    Fraction
     """
-    return (*range(0, size, chunk), size)
+    sums = (
+        (answer.channels or 1) * max(4, np.dtype(answer.dtype).itemsize) * math.prod(answer.scale)
+        for answer in answers
+    )
+    return Fraction(channels * (dtype.itemsize + feed.itemsize)) + sum(sums)
+
+
+def make_blocks(
+    axes: Sequence[Axis],
+    looped: Mapping[str, int],
+    chunks: Mapping[str, int | None],
+    blocks: Blocks,
+    voxel: Fraction | int,
+    budget: int,
+    batch: int,
+) -> tuple[tuple[Axis, ...], tuple[Loop, ...]]:
+    """Give all dims their blocks: those asked for, the others by chunks, budget and batch.
+
+    Parameters
+    ----------
+    axes : sequence of Axis
+        The core dims, without bounds.
+    looped : mapping of str to int
+        Sizes of the looped dims.
+    chunks : mapping of str to int or None
+        Voxels of the input's widest chunk along every one of these dims; None where it has none.
+    blocks : int, mapping or None
+        What the user asks for; see `xspinn.predict`.
+    voxel : Fraction or int
+        Bytes that a block takes for every voxel that it reads.
+    budget : int
+        Bytes that a block should not exceed.
+    batch : int
+        Patches that a block should hold at least, as far as the budget lets it.
+
+    Returns
+    -------
+    tuple of (tuple of Axis, tuple of Loop)
+    """
+    core = [axis.dim for axis in axes]
+    asked = as_blocks(blocks, [*core, *looped], core)
+    fixed = {axis.dim: given_blocks(axis, asked[axis.dim]) for axis in axes if axis.dim in asked}
+    bounds = {
+        dim: loop_bounds(looped[dim], None, asked[dim], dim) for dim in looped if dim in asked
+    }
+    widths = {
+        dim: max(b - a for a, b in pairwise(bounds[dim])) if dim in bounds else chunks[dim] or size
+        for dim, size in looped.items()
+    }
+    # A patch at every position of the looped dims must fit first; chunks that exist are kept.
+    patch = math.prod(min(axis.patch, axis.size) for axis in axes)
+    while voxel * patch * math.prod(widths.values()) > budget:
+        unchunked = [d for d in widths if d not in asked and chunks[d] is None and widths[d] > 1]
+        if not unchunked:
+            break
+        widest = max(unchunked, key=widths.__getitem__)
+        widths[widest] = math.ceil(widths[widest] / 2)
+    by_dim = {axis.dim: axis for axis in axes} | fixed
+    free = [dim for dim in core if dim not in asked]
+    chosen = choose_blocks(
+        [by_dim[dim] for dim in free],
+        [chunks[dim] for dim in free],
+        lambda some: _Block(by_dim | {axis.dim: axis for axis in some}, widths).n_bytes(voxel),
+        budget,
+    )
+    block = _Block(by_dim | {axis.dim: axis for axis in chosen}, widths)
+    units = {dim: chunks[dim] or 1 for dim in looped if dim not in asked}
+    block = _filled(block, free, looped, units, batch, lambda wider: wider.n_bytes(voxel) <= budget)
+    loops = (
+        Loop(dim, size, bounds[dim] if dim in bounds else uniform_bounds(size, block.widths[dim]))
+        for dim, size in looped.items()
+    )
+    return tuple(block.axes[dim] for dim in core), tuple(loops)
+
+
+@dataclass(frozen=True)
+class _Block:
+    """One block while its size is chosen: the core dims with their bounds, and looped widths."""
+
+    axes: Mapping[str, Axis]
+    widths: Mapping[str, int]
+
+    def n_bytes(self, voxel: Fraction | int) -> int:
+        """Bytes that it takes at so many a voxel."""
+        box = math.prod(min(max(a.chunks) + a.overlap, a.size) for a in self.axes.values())
+        return int(voxel * box * math.prod(self.widths.values()))
+
+    @property
+    def patches(self) -> int:
+        """Patches of a block, the last of every dim aside."""
+        return math.prod(map(_patches, self.axes.values())) * math.prod(self.widths.values())
+
+
+def _patches(axis: Axis) -> int:
+    if axis.n_blocks == 1:
+        return len(axis.starts)
+    return max(1, round(axis.patches[-1][0] / (axis.n_blocks - 1)))
+
+
+def _filled(
+    block: _Block,
+    free: Sequence[str],
+    looped: Mapping[str, int],
+    units: Mapping[str, int],
+    batch: int,
+    fits: Callable[[_Block], bool],
+) -> _Block:
+    """Widen a block until it holds a batch, or nothing wider fits.
+
+    A model that is called on a part of a batch is slower, and narrow blocks read most of their
+    voxels twice.
+    """
+    while block.patches < batch:
+        more = Fraction(batch, block.patches)
+        wider = next(filter(fits, _wider(block, free, looped, units, more)), None)
+        if wider is None:
+            break
+        block = wider
+    return block
+
+
+def _wider(
+    block: _Block,
+    free: Sequence[str],
+    looped: Mapping[str, int],
+    units: Mapping[str, int],
+    more: Fraction,
+) -> Iterator[_Block]:
+    """Blocks that are wider along one dim, those that save the most halo first."""
+    divided = [block.axes[dim] for dim in free if block.axes[dim].n_blocks > 1]
+    for axis in sorted(divided, key=lambda a: (-a.overlap / a.chunks[0], a.chunks[0] / a.stride)):
+        n = _more_units(axis.size, axis.chunks[0], axis.stride, more)
+        wider = _widened(axis, n)
+        while wider.chunks[0] <= axis.chunks[0]:
+            n += 1
+            wider = _widened(axis, n)
+        yield replace(block, axes={**block.axes, axis.dim: wider})
+    for dim, unit in units.items():
+        if block.widths[dim] < looped[dim]:
+            n = _more_units(looped[dim], block.widths[dim], unit, more)
+            yield replace(block, widths={**block.widths, dim: min(n * unit, looped[dim])})
+
+
+def _more_units(size: int, width: int, unit: int, more: Fraction) -> int:
+    """Twice the units of a width, or as many as are needed, so that all widths come out alike."""
+    now, total = math.ceil(width / unit), math.ceil(size / unit)
+    wanted = min(2 * now, math.ceil(now * more))
+    even = math.ceil(total / math.ceil(total / wanted))
+    return even if even > now else wanted
 
 
 def choose_blocks(
@@ -82,10 +240,11 @@ def _widened(axis: Axis, strides: int) -> Axis:
     """Blocks of `strides` strides, or as many more as it takes for halos to reach one chunk far.
 
     Where an extended array puts patches a voxel or two before the bounds, narrower chunks by so
-    much have the thinner spill.
+    much have the thinner spill. Elsewhere they would thicken it, and a ragged width gains nothing.
     """
+    most = 1 if axis.boundary == "none" else 3
     while True:
-        widths = [strides * axis.stride - k * axis.align for k in range(3)]
+        widths = [strides * axis.stride - k * axis.align for k in range(most)]
         if widths[0] >= axis.size:
             return replace(axis, bounds=(0, axis.size))
         fits = [uniform_bounds(axis.size, width) for width in widths if width > 0]
@@ -95,73 +254,3 @@ def _widened(axis: Axis, strides: int) -> Axis:
         if reach <= chunk:
             return wide
         strides = max(strides + 1, math.ceil(reach / axis.stride))
-
-
-def given_blocks(axis: Axis, blocks: int | Sequence[int]) -> Axis:
-    """Give an axis the blocks that a user asks for: one size, or the size of each.
-
-    Raises
-    ------
-    PlanError
-        If the sizes are not positive, do not sum to the dim's size, or are not multiples of the
-        axis' alignment.
-    """
-    try:
-        if isinstance(blocks, bool | str):
-            raise TypeError
-        several = np.iterable(blocks)
-        listed: Any = blocks if several else [blocks]
-        sizes = [operator.index(n) for n in listed]
-    except TypeError:
-        raise PlanError(
-            f"blocks={{{axis.dim!r}: {blocks!r}}}: give a number of voxels, several that sum to "
-            f"{axis.size}, or -1 for one block."
-        ) from None
-    if several:
-        if min(sizes, default=0) < 1 or sum(sizes) != axis.size:
-            raise PlanError(
-                f"blocks={{{axis.dim!r}: {tuple(sizes)}}}: the sizes must be positive and sum to "
-                f"{axis.size}, the size of dim {axis.dim!r}; they sum to {sum(sizes)}."
-            )
-        bounds = tuple(itertools.accumulate(sizes, initial=0))
-    else:
-        chunk = axis.size if sizes[0] == -1 else sizes[0]
-        if chunk < 1:
-            raise PlanError(
-                f"blocks={{{axis.dim!r}: {blocks}}}: a block has one voxel at least; give voxels, "
-                f"a tuple of voxels that sums to {axis.size}, or -1 for one block."
-            )
-        bounds = uniform_bounds(axis.size, min(chunk, axis.size))
-    off = [b for b in bounds[:-1] if b % axis.align]
-    if off:
-        raise PlanError(
-            f"blocks along {axis.dim!r} begin at voxel {off[0]}, but the model returns one voxel "
-            f"for every {axis.align}: blocks must be multiples of {axis.align}."
-        )
-    return replace(axis, bounds=bounds)
-
-
-def loop_bounds(
-    size: int, chunk: int | None, blocks: int | Sequence[int] | None, dim: str
-) -> tuple[int, ...]:
-    """Bounds of the blocks along a looped dim: given, or uniform with the input's widest chunk."""
-    if blocks is None:
-        return uniform_bounds(size, size if chunk is None else chunk)
-    return given_blocks(Axis(dim, size, 1, 0), blocks).bounds
-
-
-def as_blocks(
-    blocks: int | Mapping[str, int | Sequence[int]] | None, dims: Sequence[str], core: Sequence[str]
-) -> dict[str, int | Sequence[int]]:
-    """Spread the argument `blocks` over the dims; one integer holds for all core dims."""
-    if blocks is None:
-        return {}
-    if isinstance(blocks, Mapping):
-        unknown = [dim for dim in blocks if dim not in dims]
-        if unknown:
-            raise PlanError(
-                f"blocks names dim {unknown[0]!r}, which the array does not have or which holds "
-                f"the channels; its dims are {list(dims)}."
-            )
-        return dict(blocks)
-    return dict.fromkeys(core, blocks)

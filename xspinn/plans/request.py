@@ -11,7 +11,7 @@ import numpy as np
 from xspinn.errors import PlanError
 from xspinn.geometry.combine import Combine, get_combine
 from xspinn.plans.arguments import ActivationLike, BoundaryLike, OverlapLike, WindowsLike
-from xspinn.plans.blocks import Blocks
+from xspinn.plans.bounds import Blocks
 from xspinn.plans.outputs import OutputLike
 from xspinn.plans.tuning import TuneLike, Tuning, as_tuning, check_precision
 
