@@ -1,0 +1,1 @@
+"""Private parts of other packages that xspinn uses, one file a package."""
