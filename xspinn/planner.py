@@ -8,13 +8,12 @@ from __future__ import annotations
 import hashlib
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any, TypeAlias
 
 import dask.array as da
 import numpy as np
 import xarray as xr
-from dask import config
 
 from xspinn.errors import PlanError
 from xspinn.geometry.axis import Axis
@@ -22,7 +21,6 @@ from xspinn.geometry.combine import get_combine
 from xspinn.graph.sources import Source, Stacked, find_source
 from xspinn.inspection.asking import inspect_model
 from xspinn.machine.devices import check_device
-from xspinn.machine.threads import cores
 from xspinn.models import Model, as_model
 from xspinn.models.activations import ActivationLike, resolve_activation
 from xspinn.options import get_options
@@ -39,8 +37,8 @@ from xspinn.plans.blocks import as_blocks, choose_blocks, given_blocks, loop_bou
 from xspinn.plans.job import Job
 from xspinn.plans.outputs import CHANNEL, Answer, OutputLike, alignment, make_outputs
 from xspinn.plans.plan import Loop, Plan
-from xspinn.plans.tuning import Asked, TuneLike, Tuning, as_tuning, check_precision
-from xspinn.tuning.choosing import choose
+from xspinn.plans.tuning import TuneLike, as_tuning, check_precision
+from xspinn.tuning.settling import settle
 
 __all__ = ["Blocks", "Run", "prepare"]
 
@@ -157,7 +155,16 @@ def prepare(
         batch=int(batch or _batch(handle, widths, channels)),
     )
     source = data.source()
-    made = _tuned(made, handle, tuning, tune, precision, device, batch is not None, source.lazy)
+    made = settle(
+        made,
+        handle,
+        tuning=tuning,
+        tune=tune,
+        precision=precision,
+        device=device,
+        given=batch is not None,
+        lazy=source.lazy,
+    )
     coords = {
         dim: np.asarray(obj[dim].values)
         for dim in made.raw_dims
@@ -165,68 +172,6 @@ def prepare(
     }
     job = Job(made, device, applied, coords, get_options()["check_nan"])
     return Run(data.template, job, handle, source)
-
-
-def _tuned(
-    plan: Plan,
-    model: Model,
-    tuning: Tuning | None,
-    tune: TuneLike,
-    precision: str,
-    device: str | None,
-    given: bool,
-    lazy: bool,
-) -> Plan:
-    """Settle how the model is called: as the user says, or as it is measured."""
-    lower = precision != "float32" or (tuning is not None and tuning.precision != "float32")
-    if lower and "precision" not in model.tunes:
-        raise PlanError(
-            f"precision={precision!r} needs a torch module, an exported program or a file of "
-            f"weights; {model.name} is a {type(model).__name__}, which computes as it was made."
-        )
-    if tuning is not None:
-        set_ = tuning.as_dict().keys() & {"memory_format", "compile", "cuda_graph"}
-        wrong = sorted(set_ - model.tunes)
-        if wrong:
-            raise PlanError(
-                f"tune sets {wrong[0]}, which means nothing to {model.name}, a "
-                f"{type(model).__name__}: leave it out."
-            )
-        return replace(plan, tuning=tuning)
-    if not model.tunes:
-        return plan
-    asked = Asked(
-        shape=(plan.channels, *(axis.patch for axis in plan.axes)),
-        dtype=plan.feed,
-        usual=plan.batch,
-        given=given,
-        patches=plan.n_patches,
-        block=min(_largest(plan), MOST * plan.batch),
-        at_once=_at_once(plan.n_blocks),
-        precision=precision,
-        device=device,
-        tune=tune is True,
-        allocator=get_options()["allocator"],
-    )
-    choice = choose(model, asked, lazy)
-    return replace(plan, batch=choice.batch, tuning=choice.tuning)
-
-
-MOST = 8
-"""Usual batches, beyond which it does not matter how large a block is: none larger is tried."""
-
-
-def _largest(plan: Plan) -> int:
-    """Patches of the largest block."""
-    core = math.prod(max(b - a for a, b in axis.patches) for axis in plan.axes)
-    return core * math.prod(max(loop.chunks) for loop in plan.loops)
-
-
-def _at_once(blocks: int) -> int:
-    """How many blocks dask may run at the same time, as far as its configuration says."""
-    if config.get("scheduler", None) in ("sync", "synchronous", "single-threaded"):
-        return 1
-    return min(blocks, config.get("num_workers", None) or blocks, cores())
 
 
 def _batch(model: Model, widths: Mapping[str, int], channels: int) -> int:

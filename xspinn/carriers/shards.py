@@ -131,4 +131,5 @@ def _taken(client: Client, name: str, place: Buffer) -> Future[Any] | None:
         place[:] = client.gather(future_of(name, client))
     except CancelledError:
         return None
-    return client.scatter({name: place}, hash=False)[name]  # in a task: to its own worker
+    offered: dict[str, Future[Any]] = client.scatter({name: place}, hash=False)
+    return offered[name]  # in a task, to the task's own worker

@@ -1,4 +1,4 @@
-"""Parts of Keras that it does not document. Tried with Keras 3.12 and 3.15."""
+"""Parts of Keras that it does not document. Tried with Keras 3.15.1."""
 
 from __future__ import annotations
 

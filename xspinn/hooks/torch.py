@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import torch
 
 __all__ = ["cpu_computes_in", "uncompiled"]
@@ -22,6 +20,7 @@ def cpu_computes_in(precision: str) -> bool:
     return ask is not None and bool(ask())
 
 
-def uncompiled(module: Any) -> Any:
+def uncompiled(module: torch.nn.Module) -> torch.nn.Module:
     """Return the module that `torch.compile` was given, or what is no compiled module as it is."""
-    return getattr(module, "_orig_mod", module)
+    plain: torch.nn.Module = getattr(module, "_orig_mod", module)
+    return plain

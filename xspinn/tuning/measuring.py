@@ -29,32 +29,32 @@ AUTO_ERROR = 0.02
 """``precision="auto"`` takes a lower precision if its root mean square error on noise is at most
 so many standard deviations of the output."""
 
-WORTH = 2.0
+MIN_JOB_SECONDS = 2.0
 """Seconds that a job takes as torch comes from which on ways are measured."""
 
-SHARE = 0.15
+MAX_SHARE = 0.15
 """Part of the job's time, as torch comes, after which measuring does not look further."""
 
-SHORTEST, LONGEST = 1.5, 60.0
+MIN_SECONDS, MAX_SECONDS = 1.5, 60.0
 """Seconds until it looks further in any case, and after which it does not, however long the job."""
 
-WORTHWHILE = 1.03
+MIN_GAIN = 1.03
 """How much faster a larger batch must be to be worth its memory."""
 
-FEW = 0.2
+MAX_BATCH_SHARE = 0.2
 """Part of a job that one batch may be at most; else measuring is as long as the job."""
 
-STEADY = 0.01
+MAX_SPREAD = 0.01
 """Standard deviations by which torch as it comes may differ between batches. A model that differs
 by more draws random numbers, and nothing can be compared with it."""
 
-THREADS = 1.15
+MIN_GAIN_OF_CALLS = 1.15
 """How much faster several calls at once must be to be worth their memory."""
 
-MOST = 8
+MAX_CORES = 8
 """Cores up to which that is tried: as many batches are in memory at once."""
 
-COMPILE_FROM = 120.0
+MIN_COMPILE_SECONDS = 120.0
 """Seconds of the rest of the job from which on compiling, which takes many, is tried."""
 
 
@@ -94,13 +94,13 @@ def _measure(trial: Trial) -> Choice:
     plain = Tuning(precision="float32" if asked.precision == "auto" else asked.precision)
     share = asked.patches / asked.workers
     job = trial.start() * share
-    search = asked.tune and job >= WORTH and asked.usual <= FEW * share
+    search = asked.tune and job >= MIN_JOB_SECONDS and asked.usual <= MAX_BATCH_SHARE * share
     if not search and asked.precision == "float32":
         return Choice(asked.usual, plain)
-    trial.limit = min(max(SHARE * job, SHORTEST), LONGEST)
+    trial.limit = min(max(MAX_SHARE * job, MIN_SECONDS), MAX_SECONDS)
     usual = trial.run(Tuning(), asked.usual, calls=1)
     best = usual if plain == Tuning() else trial.run(plain, asked.usual)
-    if best is None or usual is None or usual.error.worst > STEADY:
+    if best is None or usual is None or usual.error.worst > MAX_SPREAD:
         return Choice(asked.usual, plain)
     if search:
         best = _fastest(trial, best)
@@ -144,12 +144,17 @@ def _fastest(trial: Trial, best: Result) -> Result:
     if best.tuning.allocator and trial.left:
         # And back, if that is clearly faster: between blocks, it is slower than a trial shows.
         without = trial.run(replace(best.tuning, allocator=False), best.batch, beat=best)
-        best = _faster(best, without, WORTHWHILE)
-    if on_cpu and torch.get_num_threads() > 1 and trial.left and cores() == asked.at_once <= MOST:
+        best = _faster(best, without, MIN_GAIN)
+    if (
+        on_cpu
+        and torch.get_num_threads() > 1
+        and trial.left
+        and cores() == asked.at_once <= MAX_CORES
+    ):
         alone = replace(best.tuning, threads=1)
-        best = _faster(best, trial.run(alone, best.batch, beat=best), THREADS)
+        best = _faster(best, trial.run(alone, best.batch, beat=best), MIN_GAIN_OF_CALLS)
     rest = best.seconds * asked.patches / asked.workers
-    if "compile" in trial.model.tunes and rest > COMPILE_FROM and trial.left:
+    if "compile" in trial.model.tunes and rest > MIN_COMPILE_SECONDS and trial.left:
         start = time.perf_counter()
         compiled = trial.run(replace(best.tuning, compile=True), best.batch)
         taken = time.perf_counter() - start
@@ -157,7 +162,7 @@ def _fastest(trial: Trial, best: Result) -> Result:
             # Each block fills its last batch up, and each process compiles for itself.
             filled = math.ceil(asked.block / best.batch) * best.batch / asked.block
             saved = rest * (1 - filled * compiled.seconds / best.seconds)
-            best = compiled if saved > max(taken, rest * (WORTHWHILE - 1)) else best
+            best = compiled if saved > max(taken, rest * (MIN_GAIN - 1)) else best
     return best
 
 
@@ -178,7 +183,7 @@ def _ladder(trial: Trial, way: Tuning, beat: Result, batches: Sequence[int]) -> 
         result = trial.run(way, batch, beat=beat)
         if result is None or (best is not None and result.seconds > best.seconds):
             break
-        best = result if best is None else _faster(best, result, WORTHWHILE)
+        best = result if best is None else _faster(best, result, MIN_GAIN)
         beat = _faster(beat, best, 1.0)
     return best
 
@@ -204,7 +209,7 @@ def _lower_precision(trial: Trial, best: Result) -> Result:
             way = replace(best.tuning, precision=precision)
             result = trial.run(way, best.batch)
             if result is not None and result.error.rms <= AUTO_ERROR:
-                chosen = _faster(chosen, result, WORTHWHILE)
+                chosen = _faster(chosen, result, MIN_GAIN)
     return chosen
 
 

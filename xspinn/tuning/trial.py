@@ -27,7 +27,7 @@ TOLERANCE = 1e-4
 """A tuned way in float32 must give what torch gives as it comes, to within so many standard
 deviations of the output, besides what torch itself errs by between one batch and another."""
 
-HOPELESS = 1.5
+MAX_SLOWER = 1.5
 """A way whose first call is so many times slower than the best is not called again."""
 
 
@@ -123,7 +123,7 @@ class Trial:
 
     def _hope(self, batch: int, beat: Result) -> float:
         """Seconds a patch that a first call may take; large batches set up less for each."""
-        return beat.seconds * (HOPELESS if batch <= beat.batch else 1.1)
+        return beat.seconds * (MAX_SLOWER if batch <= beat.batch else 1.1)
 
     def _call(self, tuning: Tuning, ready: Built, patches: torch.Tensor) -> tuple[Any, float]:
         """Call a model once, or as often as it will be called at the same time."""

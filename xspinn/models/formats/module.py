@@ -15,6 +15,7 @@ from torch.nn.utils import parametrize
 
 from xspinn.carriers.content import Buffer, Content
 from xspinn.errors import ModelError
+from xspinn.hooks.torch import uncompiled
 from xspinn.models.base import TORCH, Built, Model, Options
 from xspinn.models.calling import calling, own_dtype
 from xspinn.models.feeding import feed_of
@@ -128,7 +129,7 @@ class ModuleModel(Model):
 
 def _plain(module: torch.nn.Module) -> torch.nn.Module:
     """Return the module, or where it is compiled or parametrized, what it computes, as a copy."""
-    module = getattr(module, "_orig_mod", module)
+    module = uncompiled(module)
     if not any(map(parametrize.is_parametrized, module.modules())):
         return module
     module = copy.deepcopy(module).eval()
