@@ -6,25 +6,21 @@ Nothing of the array is read or computed. The model may be called, on zeros and 
 from __future__ import annotations
 
 import hashlib
-import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 from uuid import uuid4
 
 import dask.array as da
 import numpy as np
 import xarray as xr
-from dask import config
 
-from xspinn.errors import PlanError
 from xspinn.geometry.axis import Axis
 from xspinn.graph.build import build
 from xspinn.graph.inputs import describe, find_input, template_of
 from xspinn.graph.sources import Source
 from xspinn.inspection.asking import inspect_model
 from xspinn.machine.devices import check_device
-from xspinn.machine.threads import cores
 from xspinn.models import Model, as_model
 from xspinn.models.activations import resolve_activation
 from xspinn.options import get_options
@@ -34,8 +30,7 @@ from xspinn.plans.job import Job
 from xspinn.plans.outputs import alignment, make_outputs, taken_names
 from xspinn.plans.plan import Plan
 from xspinn.plans.request import Request
-from xspinn.plans.tuning import Asked, TuneLike, Tuning
-from xspinn.tuning.choosing import choose
+from xspinn.tuning.settling import settle
 
 __all__ = ["Run", "prepare"]
 
@@ -142,16 +137,7 @@ def prepare(obj: xr.DataArray | xr.Dataset, model: Any, request: Request) -> Run
         batch=batch,
     )
     source = find_input(obj, data)
-    plan = _tuned(
-        plan,
-        handle,
-        request.tuning,
-        request.tune,
-        request.precision,
-        device,
-        request.batch is not None,
-        source.lazy,
-    )
+    plan = settle(plan, handle, request, device, source.lazy)
     answered = {answer.name: answer.dtype for answer in answers}
     job = Job(plan, device, applied, _coords(obj, plan), get_options()["check_nan"], answered)
     return Run(template_of(obj, data), job, handle, source)
@@ -169,68 +155,6 @@ def _coords(obj: xr.DataArray | xr.Dataset, plan: Plan) -> dict[str, Any]:
     """Coordinates by which errors say where a block is."""
     dims = (dim for dim in plan.raw_dims if dim is not None)
     return {d: np.asarray(obj[d].values) for d in dims if d in obj.coords and d in obj.indexes}
-
-
-def _tuned(
-    plan: Plan,
-    model: Model,
-    tuning: Tuning | None,
-    tune: TuneLike,
-    precision: str,
-    device: str | None,
-    given: bool,
-    lazy: bool,
-) -> Plan:
-    """Settle how the model is called: as the user says, or as it is measured."""
-    lower = precision != "float32" or (tuning is not None and tuning.precision != "float32")
-    if lower and "precision" not in model.tunes:
-        raise PlanError(
-            f"precision={precision!r} needs a torch module, an exported program or a file of "
-            f"weights; {model.name} is a {type(model).__name__}, which computes as it was made."
-        )
-    if tuning is not None:
-        set_ = tuning.as_dict().keys() & {"memory_format", "compile", "cuda_graph"}
-        wrong = sorted(set_ - model.tunes)
-        if wrong:
-            raise PlanError(
-                f"tune sets {wrong[0]}, which means nothing to {model.name}, a "
-                f"{type(model).__name__}: leave it out."
-            )
-        return replace(plan, tuning=tuning)
-    if not model.tunes:
-        return plan
-    asked = Asked(
-        shape=(plan.channels, *(axis.patch for axis in plan.axes)),
-        dtype=plan.feed,
-        usual=plan.batch,
-        given=given,
-        patches=plan.n_patches,
-        block=min(_largest(plan), MOST * plan.batch),
-        at_once=_at_once(plan.n_blocks),
-        precision=precision,
-        device=device,
-        tune=tune is True,
-        allocator=get_options()["allocator"],
-    )
-    choice = choose(model, asked, lazy)
-    return replace(plan, batch=choice.batch, tuning=choice.tuning)
-
-
-MOST = 8
-"""Usual batches, beyond which it does not matter how large a block is: none larger is tried."""
-
-
-def _largest(plan: Plan) -> int:
-    """Patches of the largest block."""
-    core = math.prod(max(b - a for a, b in axis.patches) for axis in plan.axes)
-    return core * math.prod(max(loop.chunks) for loop in plan.loops)
-
-
-def _at_once(blocks: int) -> int:
-    """How many blocks dask may run at the same time, as far as its configuration says."""
-    if config.get("scheduler", None) in ("sync", "synchronous", "single-threaded"):
-        return 1
-    return min(blocks, config.get("num_workers", None) or blocks, cores())
 
 
 def _batch(model: Model, widths: Mapping[str, int], channels: int) -> int:

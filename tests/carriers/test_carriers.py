@@ -166,7 +166,7 @@ def test_a_client_that_cannot_hand_out_the_bytes_says_so_at_once(client, log, mo
 
 def test_models_of_forgotten_graphs_do_not_pile_up(client, log, monkeypatch):
     """Only the latest are held for graphs that run while nobody holds them."""
-    monkeypatch.setattr("xspinn.carriers.cluster.HELD", 6 * BULK)
+    monkeypatch.setattr("xspinn.carriers.cluster.MAX_HELD_BYTES", 6 * BULK)
     handles = [as_model(Counting(str(log), bulk=BULK + k)) for k in range(3)]
     watched = [weakref.ref(handle.content) for handle in handles]
     for handle in handles:

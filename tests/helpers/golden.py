@@ -67,6 +67,7 @@ def classes() -> tuple[xr.DataArray, Any, dict[str, Any]]:
     network = with_known_weights(nn.Conv2d(3, 4, 3, padding=1))
     options = {"patch": {"y": 16, "x": 12}, "overlap": 0.5, "boundary": "reflect"}
     options |= {"channel": "band", "activation": "softmax", "combine": "soft"}
+    options["blocks"] = {"time": 1, "y": 24, "x": 24}
     return noise(time=2, band=3, y=30, x=41).chunk(time=1, y=10), network, options
 
 
@@ -84,7 +85,8 @@ def variables() -> tuple[xr.Dataset, Any, dict[str, Any]]:
 
 
 def scales() -> tuple[xr.DataArray, Any, dict[str, Any]]:
-    options = {"patch": {"y": 16, "x": 16}, "overlap": 4, "boundary": 0.25, "dtype": "float64"}
+    options = {"patch": {"y": 16, "x": 16}, "overlap": 4, "boundary": 0.25, "blocks": 12}
+    options["dtype"] = "float64"
     return noise(y=28, x=37).chunk(18), with_known_weights(Two()), options
 
 

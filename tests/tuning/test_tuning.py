@@ -1,6 +1,7 @@
 """How a model is called: asked for, measured, remembered, and never at the price of the answer."""
 
 import json
+import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
 
@@ -13,8 +14,8 @@ import xspinn
 from xspinn import as_model
 from xspinn.machine import devices
 from xspinn.models.calling import calling
-from xspinn.plans.tuning import Asked, Tuning, as_tuning
-from xspinn.tuning import choosing, measuring
+from xspinn.plans.tuning import Asked, Choice, Tuning, as_tuning
+from xspinn.tuning import choosing, measuring, record
 from xspinn.tuning.trial import TOLERANCE
 
 PATCH = {"z": 16, "y": 16, "x": 16}
@@ -44,7 +45,7 @@ def volume():
 @pytest.fixture
 def measured(monkeypatch):
     """Every job is worth measuring, and nothing was chosen before."""
-    monkeypatch.setattr(choosing, "WORTH", 0)
+    monkeypatch.setattr(choosing, "MIN_OPERATIONS", 0)
     monkeypatch.setattr(measuring, "MIN_JOB_SECONDS", 0)
     monkeypatch.setattr(measuring, "MAX_SHARE_OF_JOB", 1e9)
     monkeypatch.setattr(measuring, "MAX_SHARE_OF_BATCH", 1e9)
@@ -89,7 +90,7 @@ def test_functions_and_files_of_other_formats_run_as_they_come(volume):
 def test_short_jobs_and_those_that_say_so_are_not_measured(volume, monkeypatch):
     monkeypatch.setattr(measuring, "measure", never)
     assert volume.spinn.plan(Network(), patch=PATCH).tuning == Tuning()
-    monkeypatch.setattr(choosing, "WORTH", 0)
+    monkeypatch.setattr(choosing, "MIN_OPERATIONS", 0)
     assert volume.spinn.plan(Network(), patch=PATCH, tune=False).tuning == Tuning()
 
 
@@ -157,7 +158,7 @@ def test_a_memory_that_cannot_be_read_or_written_is_done_without(
 def test_a_spoilt_file_is_measured_anew(volume, measured, monkeypatch, tmp_path):
     monkeypatch.setenv("XSPINN_CACHE", str(tmp_path))
     volume.spinn.plan(Network(), patch=PATCH)
-    (file,) = choosing.folder().glob("*.json")
+    (file,) = record.folder().glob("*.json")
     file.write_text('{"batch": 2, "tuning": {"speed": 9}}')
     monkeypatch.setattr(choosing, "_chosen", {})
     volume.spinn.plan(Network(), patch=PATCH)
@@ -208,6 +209,52 @@ def test_a_way_that_fails_is_not_chosen(volume, measured):
 
 def test_a_batch_that_is_given_stays(volume, measured):
     assert volume.spinn.plan(Network(), patch=PATCH, batch=3).batch == 3
+
+
+# -- several threads -------------------------------------------------------------------------
+
+
+def test_jobs_do_not_wait_for_the_measuring_of_others(volume, measured, monkeypatch, tmp_path):
+    """The first job measures until the second is done."""
+    began, done = threading.Event(), threading.Event()
+
+    def measure(model, asked):
+        if asked.usual == 3:
+            began.set()
+            assert done.wait(60), "the other job waits for this one"
+        return Choice(asked.usual, Tuning())
+
+    monkeypatch.setattr(measuring, "measure", measure)
+    monkeypatch.setenv("XSPINN_CACHE", str(tmp_path))
+    with ThreadPoolExecutor(1) as pool:
+        first = pool.submit(volume.spinn.plan, Network(), patch=PATCH, batch=3)
+        assert began.wait(60)
+        with ThreadPoolExecutor(1) as other:
+            second = other.submit(volume.spinn.plan, Network(), patch=PATCH, batch=2)
+            try:
+                assert second.result(60).batch == 2
+            finally:
+                done.set()
+        assert first.result(60).batch == 3
+
+
+def test_threads_that_ask_for_one_job_measure_it_once(volume, measured, monkeypatch, tmp_path):
+    calls, all_here = [], threading.Barrier(4)
+
+    def measure(model, asked):
+        calls.append(asked)
+        return Choice(asked.usual, Tuning())
+
+    def plan():
+        all_here.wait(60)
+        return volume.spinn.plan(Network(), patch=PATCH, batch=3)
+
+    monkeypatch.setattr(measuring, "measure", measure)
+    monkeypatch.setenv("XSPINN_CACHE", str(tmp_path))
+    with ThreadPoolExecutor(4) as pool:
+        plans = [future.result(60) for future in [pool.submit(plan) for _ in range(4)]]
+    assert len(calls) == 1
+    assert all(plan == plans[0] for plan in plans)
 
 
 # -- precision -------------------------------------------------------------------------------

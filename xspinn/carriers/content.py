@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
-import threading
 import weakref
 from collections.abc import Callable, Iterator, Sequence
 from contextvars import ContextVar
@@ -21,6 +20,7 @@ import numpy.typing as npt
 
 from xspinn.carriers.remote import download, file_sha256, is_url
 from xspinn.errors import ModelError
+from xspinn.machine.locks import KeyedLocks
 from xspinn.machine.memory import Latest, host_memory
 from xspinn.machine.worker import name_process
 
@@ -202,15 +202,12 @@ _owned: weakref.WeakValueDictionary[str, Content] = weakref.WeakValueDictionary(
 _arrived: Latest[str, Buffer] = Latest(lambda: host_memory() // 4, lambda raw: raw.nbytes)
 """What carriers brought, so that they are asked only once a process."""
 
-_lock = threading.Lock()
-_locks: dict[str, threading.Lock] = {}
+_locks: KeyedLocks[str] = KeyedLocks()
 
 
 def _fetched(content: Content) -> Buffer:
     assert content.ticket is not None
-    with _lock:
-        lock = _locks.setdefault(content.key, threading.Lock())
-    with lock:
+    with _locks.of(content.key):
         with contextlib.suppress(KeyError):
             return _arrived[content.key]
         raw = content.ticket.fetch()

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import logging
-import os
 import warnings
 from pathlib import Path
 from urllib.parse import urlsplit
@@ -13,6 +12,7 @@ from uuid import uuid4
 import pooch
 
 from xspinn.errors import ModelError
+from xspinn.files import cache_folder, write_atomically
 
 __all__ = ["download", "file_sha256", "is_url"]
 
@@ -42,7 +42,7 @@ def download(url: str, sha256: str | None) -> str:
     ModelError
         If it cannot be fetched, or its hash is another.
     """
-    folder = Path(os.environ.get("XSPINN_CACHE") or pooch.os_cache("xspinn")) / "models"
+    folder = cache_folder() / "models"
     name = Path(urlsplit(url).path).name or "model"
     # Without a hash nobody knows whether the file behind a URL is still the same: fetch it again.
     target = folder / f"{(sha256 or uuid4().hex)[:32]}-{name}"
@@ -92,11 +92,8 @@ def _with_pooch(url: str, sha256: str | None, target: Path) -> None:
 def _with_fsspec(url: str, target: Path) -> None:
     import fsspec
 
-    target.parent.mkdir(parents=True, exist_ok=True)
-    part = target.with_name(f"{target.name}.{os.getpid()}.part")
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", DeprecationWarning)  # of the file systems themselves
-        with fsspec.open(url, "rb") as source, part.open("wb") as sink:
+        with fsspec.open(url, "rb") as source, write_atomically(target) as sink:
             while piece := source.read(2**24):
                 sink.write(piece)
-    part.replace(target)

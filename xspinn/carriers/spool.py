@@ -17,6 +17,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from xspinn.files import write_atomically
+
 if TYPE_CHECKING:
     from xspinn.carriers.content import Buffer, Content
 
@@ -43,11 +45,9 @@ def carry(content: Content) -> Spooled | None:
     path = Path(_folder(os.getpid())) / content.key
     with _lock:
         if not path.exists():
-            part = path.with_suffix(".part")
-            with part.open("wb") as file:
+            with write_atomically(path) as file:
                 for piece in content.pieces:
                     file.write(piece.data)
-            part.replace(path)
     return Spooled(str(path))
 
 

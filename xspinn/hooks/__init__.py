@@ -1,1 +1,1 @@
-"""Uses of other packages' private parts: one file a package, with the versions tried."""
+"""Private parts of other packages that xspinn uses, one file a package."""

@@ -11,6 +11,7 @@ from pathlib import Path
 import torch
 
 from xspinn.errors import PlanError
+from xspinn.hooks.torch import cpu_computes_in
 from xspinn.machine.allocator import can_keep
 from xspinn.machine.threads import cores
 
@@ -98,9 +99,7 @@ def _has(precision: str, device: torch.device) -> bool:
     if device.type == "cuda":
         return precision == "fp16" or torch.cuda.get_device_capability(device) >= (8, 0)
     if device.type == "cpu":
-        name = "_is_mkldnn_bf16_supported" if precision == "bf16" else "_is_mkldnn_fp16_supported"
-        ask = getattr(torch.ops.mkldnn, name, None)
-        return ask is not None and bool(ask())
+        return cpu_computes_in(precision)
     return precision == "fp16"
 
 

@@ -11,6 +11,7 @@ import sys
 from typing import Any
 
 from xspinn.errors import SpinnWarning, warn
+from xspinn.hooks import distributed as hooks
 
 __all__ = ["memory_limit", "name_process", "place_among", "this_worker", "threads", "warn_user"]
 
@@ -36,18 +37,15 @@ def name_process() -> str:
 
 def memory_limit() -> int | None:
     """Return the bytes that the worker, or the machine in distributed's view, may use."""
-    distributed = sys.modules.get("distributed")
-    if distributed is None:
-        return None
     worker = this_worker()
-    limit = None if worker is None else worker.memory_manager.memory_limit
-    return int(limit or distributed.system.MEMORY_LIMIT)
+    limit = None if worker is None else hooks.memory_limit_of_worker(worker)
+    return limit or hooks.memory_limit_of_machine()
 
 
 def threads() -> int | None:
     """Return how many tasks the worker runs at the same time; None where this is no worker."""
     worker = this_worker()
-    return None if worker is None else int(worker.state.nthreads)
+    return None if worker is None else hooks.threads_of_worker(worker)
 
 
 def place_among(neighbours: int) -> int:
@@ -60,6 +58,6 @@ def place_among(neighbours: int) -> int:
 def warn_user(message: str) -> None:
     """Warn here, and on a distributed worker also at the client."""
     if this_worker() is not None:
-        sys.modules["distributed.worker"].warn(message, SpinnWarning)
+        sys.modules["distributed"].warn(message, SpinnWarning)
     else:
         warn(message)

@@ -10,6 +10,7 @@ import torch
 
 from xspinn.carriers.content import no_memory_of
 from xspinn.carriers.names import short, when_released
+from xspinn.machine.locks import KeyedLocks
 from xspinn.machine.memory import Latest, host_memory
 from xspinn.models.base import Built, Model
 from xspinn.options import get_options
@@ -32,7 +33,7 @@ _built: dict[str, Latest[_Name, _Kept]] = {}
 _contents: dict[str, str] = {}
 """Where the bytes of models are, by what stands for a model in the names of tasks."""
 
-_locks: dict[tuple[_Name, str], threading.Lock] = {}
+_locks: KeyedLocks[tuple[_Name, str]] = KeyedLocks()
 _lock = threading.RLock()
 _builds = 0
 
@@ -46,9 +47,7 @@ def built_model(model: Model, device: torch.device, tuning: Tuning | None = None
     place = str(device)
     tuning = tuning or Tuning()
     name = (model.key, *(tuning.built if model.tunes else ()))
-    with _lock:
-        lock = _locks.setdefault((name, place), threading.Lock())
-    with lock:
+    with _locks.of((name, place)):
         with _lock, contextlib.suppress(KeyError):
             return _built[place][name].ready
         ready = model.load(device, tuning)
@@ -84,10 +83,9 @@ def release(*names: str) -> None:
         What stands for them in the names of tasks; all models if there are none.
     """
     with _lock:
-        for place, kept in _built.items():
+        for kept in _built.values():
             for way in [way for way in kept if not names or short(way[0]) in names]:
                 del kept[way]
-                _locks.pop((way, place), None)
         for name in names or list(_contents):
             no_memory_of(_contents.pop(name, ""))
 

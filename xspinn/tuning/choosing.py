@@ -1,4 +1,4 @@
-"""Where ways of calling a model are measured, and the memory of what was chosen.
+"""Where ways of calling a model are measured, and by whom.
 
 A choice is made once a job: here, or on one worker of the cluster that will run it. It is kept on
 disk by the model's hash, the patch and the kind of machine, so that the next run, in this process
@@ -8,61 +8,51 @@ torch is imported where something is measured and not before.
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import json
 import logging
 import math
-import os
 import sys
-import threading
 from collections.abc import Callable
 from dataclasses import asdict, replace
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
-from uuid import uuid4
-
-import pooch
 
 from xspinn.carriers.prepare import prepare_carriers
 from xspinn.carriers.shared import Shared
+from xspinn.machine.locks import KeyedLocks
 from xspinn.machine.worker import this_worker
 from xspinn.plans.tuning import Asked, Choice, Tuning
+from xspinn.tuning import record
 
 if TYPE_CHECKING:
     from xspinn.models.base import Model
 
-__all__ = ["choose", "folder"]
+__all__ = ["choose"]
 
 logger = logging.getLogger(__name__)
 
 VERSION = 1
 """Grows when choices that were made before should be made anew."""
 
-WORTH = 5e11
-"""Operations of a job from which on a model may be worth measuring, counted as if each weight were
-used for each voxel: some seconds of a CPU. Most models use fewer, so this comes first, costs
-nothing, and is the same for everyone; the clock decides after it."""
+MIN_OPERATIONS = 5e11
+"""Of a job from which on a model may be worth measuring, counted as if each weight were used for
+each voxel: some seconds of a CPU. Most models use fewer, so this comes first, costs nothing, and is
+the same for everyone; the clock decides after it."""
 
-BUSY, LONG = 30.0, 600.0
-"""Seconds to wait for a worker to answer, and to measure."""
+ANSWER_SECONDS = 30.0
+"""To wait for a worker to say what kind of machine it is."""
+
+MEASURE_SECONDS = 600.0
+"""To wait for a worker to measure."""
 
 _chosen: dict[str, Choice] = {}
-_lock = threading.Lock()
-
-
-def folder() -> Path:
-    """Return the folder that choices are kept in.
-
-    It is ``tuning`` in the folder that the environment variable ``XSPINN_CACHE`` names, or else in
-    the user's cache; it may be removed at any time.
-    """
-    base = os.environ.get("XSPINN_CACHE") or pooch.os_cache("xspinn")
-    return Path(base) / "tuning"
+_locks: KeyedLocks[str] = KeyedLocks()
 
 
 def choose(model: Model, asked: Asked, lazy: bool) -> Choice:
     """Return the batch and the tuning for a job: as it was chosen before, or measured now.
+
+    Threads that ask for one job wait for the first of them; those that ask for others do not.
 
     Parameters
     ----------
@@ -77,15 +67,15 @@ def choose(model: Model, asked: Asked, lazy: bool) -> Choice:
     """
     weights = model.n_bytes / 4
     work = 2 * weights * math.prod(asked.shape[1:]) * asked.patches
-    if work < WORTH and asked.precision == "float32":
+    if work < MIN_OPERATIONS and asked.precision == "float32":
         return Choice(asked.usual, Tuning())
     try:
         client = _client() if lazy else None
         kind = _kind(client, asked.device)
         key = _key(model, asked, kind)
-        with _lock:
+        with _locks.of(key):
             if key not in _chosen:
-                _chosen[key] = _read(key) or _measured(client, model, asked, key)
+                _chosen[key] = record.recall(key) or _measured(client, model, asked, key)
             return _chosen[key]
     except _NobodyThereError as reason:
         logger.info("%s is called with torch's defaults: %s", model.name, reason)
@@ -145,7 +135,7 @@ def _kind(client: Any, device: str | None) -> str:
             raise _NobodyThereError(str(error)) from error
     place = (client.id, device)
     if place not in _kinds:
-        _kinds[place] = _there(client, BUSY, _kind_here, device)
+        _kinds[place] = _there(client, ANSWER_SECONDS, _kind_here, device)
     return _kinds[place]
 
 
@@ -169,41 +159,13 @@ def _measured(client: Any, model: Model, asked: Asked, key: str) -> Choice:
     """Measure, keep what was found, and return what is kept: whoever else was first."""
     logger.info("measuring how %s is called fastest, once for this kind of job", model.name)
     if client is None:
-        return _written(key, _measure_here(Shared(model), asked))
+        return record.keep(key, _measure_here(Shared(model), asked))
     prepare_carriers()
     asked = replace(asked, workers=len(client.scheduler_info(n_workers=-1)["workers"]))
-    return _written(key, _there(client, LONG, _measure_here, Shared(model), asked))
+    return record.keep(key, _there(client, MEASURE_SECONDS, _measure_here, Shared(model), asked))
 
 
 def _measure_here(shared: Shared, asked: Asked) -> Choice:
     from xspinn.tuning.measuring import measure
 
     return measure(shared.model, asked)
-
-
-# -- on disk ---------------------------------------------------------------------------------
-
-
-def _read(key: str) -> Choice | None:
-    """Return what was chosen before; None where nothing was, or it cannot be read."""
-    with contextlib.suppress(OSError, ValueError, TypeError, KeyError):
-        held = json.loads((folder() / f"{key}.json").read_text())
-        return Choice(int(held["batch"]), Tuning(**held["tuning"]))
-    return None
-
-
-def _written(key: str, choice: Choice) -> Choice:
-    """Keep a choice, and return the one that is kept: another process may have been first.
-
-    Where the folder cannot be written to, this process alone remembers it.
-    """
-    with contextlib.suppress(OSError):
-        folder().mkdir(parents=True, exist_ok=True)
-        part = folder() / f"{key}.{uuid4().hex}.part"
-        part.write_text(json.dumps(asdict(choice)))
-        held = _read(key)
-        if held is not None:
-            part.unlink()
-            return held
-        part.replace(folder() / f"{key}.json")  # at once, whoever reads it meanwhile
-    return choice

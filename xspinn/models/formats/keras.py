@@ -15,6 +15,7 @@ import torch
 
 from xspinn.carriers.content import Content
 from xspinn.errors import ModelError
+from xspinn.hooks.keras import all_layers
 from xspinn.models.base import Built, Model, Options
 from xspinn.models.feeding import check_integers
 from xspinn.models.files import FileModel, missing
@@ -119,7 +120,7 @@ class KerasModel(FileModel):
 
 def _channels_last(model: Any, keras: Any) -> bool:
     """What its layers say, and where they say nothing, what Keras is set to."""
-    layers = [layer for layer in model._flatten_layers() if getattr(layer, "data_format", None)]
+    layers = [layer for layer in all_layers(model) if getattr(layer, "data_format", None)]
     said: set[str] = {layer.data_format for layer in layers}
     if len(said) > 1:
         raise ModelError(

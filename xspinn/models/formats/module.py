@@ -15,6 +15,7 @@ from torch.nn.utils import parametrize
 
 from xspinn.carriers.content import Buffer, Content
 from xspinn.errors import ModelError
+from xspinn.hooks.torch import uncompiled
 from xspinn.models.base import TORCH, Built, Model, Options
 from xspinn.models.calling import calling, own_dtype
 from xspinn.models.feeding import feed_of
@@ -128,13 +129,14 @@ class ModuleModel(Model):
 
 def _plain(module: torch.nn.Module) -> torch.nn.Module:
     """Return the module, or where it is compiled or parametrized, what it computes, as a copy."""
-    module = getattr(module, "_orig_mod", module)
+    module = uncompiled(module)
     if not any(map(parametrize.is_parametrized, module.modules())):
         return module
     module = copy.deepcopy(module).eval()
     for child in list(module.modules()):
         if parametrize.is_parametrized(child):
-            names = list(child.parametrizations)
+            parametrizations: Any = child.parametrizations
+            names = list(parametrizations)
             values = {name: getattr(child, name).detach() for name in names}
             # Not remove_parametrizations: it changes a class that a copy shares with the original.
             child.__class__ = parametrize.type_before_parametrizations(child)

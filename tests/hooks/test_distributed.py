@@ -1,0 +1,40 @@
+"""Private parts of distributed that are used are there, and do what they are used for."""
+
+import numpy as np
+import pytest
+from distributed import CancelledError, Client, LocalCluster
+
+from xspinn.hooks import distributed as hooks
+
+
+@pytest.fixture(scope="module")
+def cluster():
+    with LocalCluster(
+        n_workers=2,
+        threads_per_worker=3,
+        processes=False,
+        dashboard_address=":0",
+        memory_limit="1GiB",
+    ) as made:
+        yield made
+
+
+def test_all_clients_also_those_that_are_no_default(cluster):
+    with Client(cluster, set_as_default=False) as one, Client(cluster) as other:
+        assert {one, other} <= set(hooks.all_clients())
+
+
+def test_data_of_another_client_by_its_name(cluster):
+    with Client(cluster) as one, Client(cluster, set_as_default=False) as other:
+        kept = one.scatter({"some-name": np.arange(3)}, hash=False)
+        np.testing.assert_array_equal(other.gather(hooks.future_of("some-name", other)), [0, 1, 2])
+        del kept
+        with pytest.raises(CancelledError):
+            other.gather(hooks.future_of("a name that nobody has", other))
+
+
+def test_limits_of_workers(cluster):
+    worker = cluster.workers[0]
+    assert hooks.memory_limit_of_worker(worker) == 2**30
+    assert hooks.memory_limit_of_machine() > 2**20
+    assert hooks.threads_of_worker(worker) == 3
