@@ -13,7 +13,8 @@ MAX_BYTES = 200_000
 if __name__ == "__main__":
     source, target = sys.argv[1:]
     picture = Image.open(source).convert("RGB")
-    picture = picture.resize((WIDTH, round(picture.height * WIDTH / picture.width)), Image.LANCZOS)
+    size = WIDTH, round(picture.height * WIDTH / picture.width)
+    picture = picture.resize(size, Image.Resampling.LANCZOS)
     picture.save(target, quality=75, method=6)
-    size = Path(target).stat().st_size
-    assert size <= MAX_BYTES, f"{target} has {size:,} bytes; expected {MAX_BYTES:,} at most"
+    n_bytes = Path(target).stat().st_size
+    assert n_bytes <= MAX_BYTES, f"{target} has {n_bytes:,} bytes; expected {MAX_BYTES:,} at most"

@@ -12,7 +12,7 @@ from typing import TextIO
 
 __all__ = ["show_versions"]
 
-# Extras of those who change xspinn; the packages of all others are what it can make use of.
+# Extras for those who change xspinn, and the sum of the others, which are what it can make use of.
 DEVELOPMENT = {"all", "bench", "docs", "peers", "test", "test-all"}
 
 
