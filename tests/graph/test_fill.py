@@ -7,6 +7,8 @@ import pytest
 import xarray as xr
 import zarr
 
+import xspinn  # noqa: F401 # for the accessor
+
 ARGUMENTS = {"patch": {"y": 8, "x": 8}, "overlap": 2, "blocks": 8}
 
 
@@ -36,13 +38,13 @@ def check(opened, classes):
 @pytest.mark.parametrize("version", [2, 3])
 def test_classes_stay_integers_in_zarr(classes, version, tmp_path):
     path = tmp_path / "classes.zarr"
-    classes.to_zarr(path, zarr_format=version)
+    classes.to_dataset().to_zarr(path, zarr_format=version)
     check(xr.open_zarr(path)["prediction"].load(), classes)
 
 
 def test_what_was_never_written_to_zarr_is_no_class(classes, tmp_path):
     path = tmp_path / "classes.zarr"
-    classes.chunk(y=8, x=8).to_zarr(path, zarr_format=3)
+    classes.chunk(y=8, x=8).to_dataset().to_zarr(path, zarr_format=3)
     assert zarr.open_array(path / "prediction").fill_value == 255
     shutil.rmtree(path / "prediction" / "c" / "1")
     opened = xr.open_zarr(path)["prediction"].load()
