@@ -72,7 +72,8 @@ def predict(
     combine : {"mean", "soft", "hard", "max"}, default: "mean"
         How several predictions of a voxel become one: weighted mean; arg max of the mean over
         channels; weighted vote of the arg max, ties to the lowest class; or the greatest among
-        the patches that have weight there (all that cover it, with ``window="uniform"``).
+        the patches that have weight there (all that cover it, with ``window="uniform"``). Where
+        scores are NaN there is no class, and the greatest value of the dtype stands there.
     boundary : str, float or mapping, default: "none"
         What lies beyond the array's faces, as in `dask.array.map_overlap`: ``"reflect"``,
         ``"nearest"``, ``"periodic"``, or a number. With ``"none"`` nothing is invented: the last
@@ -98,7 +99,8 @@ def predict(
         for all core dims, or for each dim a number, a tuple, or -1 for all. By default close to
         the input's chunks, within the option ``block_bytes``. The answer does not depend on it.
     dtype : dtype-like, optional
-        Of the result; by default the model's own, or the smallest that holds the classes.
+        Of the result; by default the model's own, or the smallest that holds the classes. An
+        integer is rounded to and clipped to its range, and NaN is an error there.
     device : str, optional
         Where to run, in torch's words; by default the GPU of the worker, else its CPU.
     tune : bool or mapping, default: True
