@@ -180,9 +180,7 @@ class _Checks:
         """Read one box and look at its shape and dtype."""
         found = np.asarray(source[tuple(box)])
         shape = tuple(part.stop - part.start for part in box)
-        self.require(
-            found.shape == shape, f"{_text(box)} has the shape {found.shape}, not {shape}"
-        )
+        self.require(found.shape == shape, f"{_text(box)} has the shape {found.shape}, not {shape}")
         self.require(
             found.dtype == self.dtype, f"{_text(box)} has the dtype {found.dtype}, not {self.dtype}"
         )
