@@ -137,6 +137,11 @@ def predict(
     --------
     plan : Everything that would happen, without running it.
 
+    Notes
+    -----
+    Write a lazy result with ``to_zarr(path)``. With ``to_zarr(path, compute=False)`` dask runs
+    blocks in no order and holds most of them; the page *Memory* has another way to write later.
+
     Examples
     --------
     >>> import numpy as np, torch, xarray as xr, xspinn

@@ -118,6 +118,7 @@ def test_what_can_be_sliced(tmp_path, kind):
     source = find_source(array.variable)
     assert source.sliceable is not None
     assert source.lazy == (kind != "numpy")
+    assert source.road == ("memory" if kind == "numpy" else "the store") + ", by blocks"
     box = np.asarray(source.sliceable[slice(1, 3), slice(2, 7)])
     np.testing.assert_array_equal(box, np.arange(60.0).reshape(6, 10)[1:3, 2:7])
     assert array.variable._in_memory == (kind == "numpy")
@@ -126,8 +127,10 @@ def test_what_can_be_sliced(tmp_path, kind):
 def test_what_cannot(tmp_path):
     lazy = sources(tmp_path)["open_zarr"]
     for array in (lazy * 2, lazy.isel(x=slice(3)), lazy.T, lazy.astype("f4"), lazy.chunk(2)):
-        assert find_source(array.variable).sliceable is None
-        assert find_source(array.variable).array is not None
+        source = find_source(array.variable)
+        assert source.sliceable is None
+        assert source.array is not None
+        assert source.road == "dask's chunks, by map_overlap"
 
 
 @pytest.mark.usefixtures("small_batches")
