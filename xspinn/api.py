@@ -157,6 +157,7 @@ def predict(
     from xspinn.graph.build import build
     from xspinn.graph.labels import kept_attrs, label
     from xspinn.machine.devices import check_available
+    from xspinn.machine.nesting import inside_turn
     from xspinn.machine.threads import dismiss_team
     from xspinn.planner import prepare
 
@@ -185,6 +186,8 @@ def predict(
         check_available(device)
         chosen = config.get("scheduler", None)
         alone = chosen in ("sync", "synchronous", "single-threaded")
+        if inside_turn():  # a model calls `predict`, and has the cores for itself
+            chosen, alone = "synchronous", True
         arrays = compute(*arrays, scheduler=chosen if alone else "threads")
     attrs = kept_attrs(run.template, run.plan, keep_attrs, run.model.key[:16], version("xspinn"))
     labelled = [

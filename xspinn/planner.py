@@ -22,6 +22,7 @@ from xspinn.geometry.combine import get_combine
 from xspinn.graph.sources import Source, Stacked, find_source
 from xspinn.inspection.asking import inspect_model
 from xspinn.machine.devices import check_device
+from xspinn.machine.nesting import apart, inside_turn
 from xspinn.machine.threads import cores
 from xspinn.models import Model, as_model
 from xspinn.models.activations import ActivationLike, resolve_activation
@@ -97,6 +98,7 @@ class _Input:
         return dict(zip(self.dims, self.shape, strict=True))
 
 
+@apart
 def prepare(
     obj: xr.DataArray | xr.Dataset,
     model: Any,
@@ -163,7 +165,8 @@ def prepare(
         for dim in made.raw_dims
         if dim is not None and dim in obj.coords and dim in obj.indexes
     }
-    job = Job(made, device, applied, coords, get_options()["check_nan"])
+    check_nan = get_options()["check_nan"]
+    job = Job(made, device, applied, coords, check_nan, turns=not inside_turn())
     return Run(data.template, job, handle, source)
 
 

@@ -35,6 +35,7 @@ from xspinn.carriers.shared import Shared
 from xspinn.geometry.axis import Axis
 from xspinn.geometry.lattice import extended_indices
 from xspinn.graph.blend import blend
+from xspinn.graph.cancelling import watch_computations
 from xspinn.graph.reading import Sliceable, read_box
 from xspinn.graph.sources import Source
 from xspinn.machine.allocator import give_back
@@ -67,6 +68,7 @@ def build(job: Job, model: Model, source: Source, token: str) -> list[da.Array]:
     """
     plan = job.plan
     prepare_carriers()
+    watch_computations()
     shared = {
         "job": _shared(job, f"spinn-plan-{token}"),
         # Not a task that builds the model: one task that all blocks stand on makes dask run all of
@@ -109,6 +111,7 @@ def _shared(value: Any, name: str) -> Delayed:
 def _run(job: Job, model: Shared, data: Array, block: tuple[int, ...], plain: bool) -> Any:
     from xspinn.block.running import run_block
 
+    watch_computations()  # the model may compute something itself
     written = run_block(job, model.model, data, block)
     give_back()
     return written[0].settled if plain else written

@@ -26,6 +26,7 @@ import pooch
 
 from xspinn.carriers.prepare import prepare_carriers
 from xspinn.carriers.shared import Shared
+from xspinn.machine.nesting import inside_turn
 from xspinn.machine.worker import this_worker
 from xspinn.plans.tuning import Asked, Choice, Tuning
 
@@ -80,6 +81,8 @@ def choose(model: Model, asked: Asked, lazy: bool) -> Choice:
     if work < WORTH and asked.precision == "float32":
         return Choice(asked.usual, Tuning())
     try:
+        if inside_turn():
+            raise _NobodyThereError("a model's own call asks, and has its turn")
         client = _client() if lazy else None
         kind = _kind(client, asked.device)
         key = _key(model, asked, kind)
