@@ -21,6 +21,7 @@ from xspinn.graph.inputs import describe, find_input, template_of
 from xspinn.graph.sources import Source
 from xspinn.inspection.asking import inspect_model
 from xspinn.machine.devices import check_device
+from xspinn.machine.nesting import apart, inside_turn
 from xspinn.models import Model, as_model
 from xspinn.models.activations import resolve_activation
 from xspinn.options import get_options
@@ -80,6 +81,7 @@ class Run:
         return "\n".join([repr(self.plan), *(f"{k + ':':<12}{v}" for k, v in facts.items())])
 
 
+@apart
 def prepare(obj: xr.DataArray | xr.Dataset, model: Any, request: Request) -> Run:
     """Check everything, ask the model what it returns, and make the plan.
 
@@ -139,7 +141,15 @@ def prepare(obj: xr.DataArray | xr.Dataset, model: Any, request: Request) -> Run
     source = find_input(obj, data)
     plan = settle(plan, handle, request, device, source.lazy)
     answered = {answer.name: answer.dtype for answer in answers}
-    job = Job(plan, device, applied, _coords(obj, plan), get_options()["check_nan"], answered)
+    job = Job(
+        plan,
+        device=device,
+        activation=applied,
+        coords=_coords(obj, plan),
+        check_nan=get_options()["check_nan"],
+        answered=answered,
+        turns=not inside_turn(),
+    )
     return Run(template_of(obj, data), job, handle, source)
 
 

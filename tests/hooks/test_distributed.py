@@ -1,8 +1,11 @@
 """Private parts of distributed that are used are there, and do what they are used for."""
 
+import time
+
 import numpy as np
 import pytest
-from distributed import CancelledError, Client, LocalCluster
+from distributed import CancelledError, Client, LocalCluster, get_worker
+from helpers.clusters import wait_for
 
 from xspinn.hooks import distributed as hooks
 
@@ -38,3 +41,21 @@ def test_limits_of_workers(cluster):
     assert hooks.memory_limit_of_worker(worker) == 2**30
     assert hooks.memory_limit_of_machine() > 2**20
     assert hooks.threads_of_worker(worker) == 3
+
+
+def wait_until_cancelled(begun, told):
+    is_cancelled = hooks.cancelled_task(get_worker())
+    begun.touch()
+    while not is_cancelled():
+        time.sleep(0.01)
+    told.touch()
+
+
+def test_a_task_is_told_when_it_was_cancelled(cluster, tmp_path):
+    begun, told = tmp_path / "begun", tmp_path / "told"
+    with Client(cluster) as client:
+        future = client.submit(wait_until_cancelled, begun, told)
+        wait_for(begun.exists)
+        future.cancel()
+        wait_for(told.exists)
+    assert told.exists()

@@ -11,6 +11,7 @@ import itertools
 import math
 import threading
 from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import CancelledError
 from typing import Any
 
 import numpy as np
@@ -21,8 +22,9 @@ from xspinn.block.sums import Item, Sums
 from xspinn.block.written import Written
 from xspinn.errors import ModelError
 from xspinn.machine.allocator import kept
+from xspinn.machine.nesting import apart
 from xspinn.machine.route import lane
-from xspinn.machine.worker import warn_user
+from xspinn.machine.worker import check_of_task, warn_user
 from xspinn.models.activations import activate
 from xspinn.models.base import Model
 from xspinn.models.built import built_model
@@ -33,6 +35,7 @@ from xspinn.plans.plan import Plan
 __all__ = ["run_block"]
 
 
+@apart
 def run_block(job: Job, model: Model, data: Any, block: Sequence[int]) -> tuple[Written, ...]:
     """Run all patches of one block and sum them up.
 
@@ -49,11 +52,23 @@ def run_block(job: Job, model: Model, data: Any, block: Sequence[int]) -> tuple[
     -------
     tuple of Written
         For every output what the block wrote: finished where no neighbour adds to it, else sums.
+
+    Raises
+    ------
+    CancelledError
+        Between two batches, if the computation that it belongs to has ended.
     """
     plan, tuning = job.plan, job.plan.tuning
+    check_task = check_of_task()
 
+    def check() -> None:
+        if job.cancel.cancelled:
+            raise CancelledError("the computation that this block belongs to has ended.")
+        check_task()
+
+    check()
     # A function looks after its own threads, and may itself call `predict`.
-    options: dict[str, Any] = {"turns": model.kept, "threads": tuning.threads}
+    options: dict[str, Any] = {"turns": model.kept and job.turns, "threads": tuning.threads}
     with lane(job.device, model.device, plan.block_bytes, **options) as way:
         ready = built_model(model, way.device, tuning)
         fits = Fits.of(model.key, way.device, tuning)
@@ -63,6 +78,7 @@ def run_block(job: Job, model: Model, data: Any, block: Sequence[int]) -> tuple[
             for batch in _batches(_items(plan, block, len(x)), plan.batch):
                 parts = fits.run(ready, way.feed(_cut(x, batch)), plan.batch)
                 while True:
+                    check()
                     with _noted(job, block, batch):
                         part = next(parts, None)
                     if part is None:

@@ -37,9 +37,11 @@ from xspinn.carriers.shared import Shared
 from xspinn.geometry.axis import Axis
 from xspinn.geometry.lattice import extended_indices
 from xspinn.graph.blend import blend
+from xspinn.graph.cancelling import watch_computations
 from xspinn.graph.reading import Sliceable, read_box
 from xspinn.graph.sources import Source
 from xspinn.machine.allocator import give_back
+from xspinn.machine.nesting import inside_turn
 from xspinn.plans.job import Job
 from xspinn.plans.plan import Plan
 
@@ -69,6 +71,7 @@ def build(job: Job, model: Model, source: Source, token: str) -> list[da.Array]:
     """
     plan = job.plan
     prepare_carriers()
+    watch_computations()
     shared = {
         "job": _shared(job, f"spinn-plan-{token}"),
         # Not a task that builds the model: one task that all blocks stand on makes dask run all of
@@ -101,9 +104,10 @@ def build(job: Job, model: Model, source: Source, token: str) -> list[da.Array]:
 
 def compute_here(arrays: Sequence[da.Array]) -> tuple[Array, ...]:
     """Compute results in this process, for input that lies in its memory."""
-    chosen = config.get("scheduler", None)
-    alone = chosen in ("sync", "synchronous", "single-threaded")
-    computed: tuple[Array, ...] = da.compute(*arrays, scheduler=chosen if alone else "threads")
+    alone = config.get("scheduler", None) in ("sync", "synchronous", "single-threaded")
+    # A model's call that predicts has its turn, and the cores for itself.
+    scheduler = "synchronous" if alone or inside_turn() else "threads"
+    computed: tuple[Array, ...] = da.compute(*arrays, scheduler=scheduler)
     return computed
 
 
@@ -119,6 +123,7 @@ def _shared(value: Any, name: str) -> Delayed:
 def _run(job: Job, model: Shared, data: Array, block: tuple[int, ...], plain: bool) -> Any:
     from xspinn.block.running import run_block
 
+    watch_computations()  # the model may compute something itself
     written = run_block(job, model.model, data, block)
     give_back()
     return written[0].settled if plain else written

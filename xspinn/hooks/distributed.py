@@ -6,6 +6,8 @@ Tried with distributed 2025.1.0 and 2026.8.0. Nothing here imports distributed b
 from __future__ import annotations
 
 import sys
+import threading
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -13,6 +15,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "all_clients",
+    "cancelled_task",
     "future_of",
     "memory_limit_of_machine",
     "memory_limit_of_worker",
@@ -41,6 +44,15 @@ def future_of(name: str, client: Client) -> Future[Any]:
     from distributed import Future
 
     return Future(name, client, state="memory")  # type: ignore[arg-type] # as distributed itself
+
+
+def cancelled_task(worker: Any) -> Callable[[], bool]:
+    """Return what tells whether the task of this thread was cancelled since it began.
+
+    distributed says it to tasks by no public means.
+    """
+    state = worker.state.tasks.get(worker.active_threads.get(threading.get_ident()))
+    return lambda: state is not None and state.state == "cancelled"
 
 
 def memory_limit_of_worker(worker: Any) -> int | None:

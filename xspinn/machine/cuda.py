@@ -8,6 +8,7 @@ the device but the thread that needs the results.
 
 from __future__ import annotations
 
+import contextlib
 import threading
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -17,6 +18,7 @@ import numpy.typing as npt
 import torch
 
 from xspinn.machine.lanes import Lane, T
+from xspinn.machine.nesting import holding
 
 __all__ = ["CudaLane"]
 
@@ -60,7 +62,9 @@ class CudaLane(Lane):
     def compute(self, work: Callable[[], T]) -> T:
         """Queue up on the compute stream, after what went up for this block."""
         streams = self.streams
-        with streams.lock, torch.cuda.device(self.device), torch.cuda.stream(streams.compute):
+        turn = holding(self.device) if self.turns else contextlib.nullcontext()
+        on_stream = torch.cuda.stream(streams.compute)
+        with streams.lock, turn, torch.cuda.device(self.device), on_stream:
             self.inside = True
             self._meet()
             try:

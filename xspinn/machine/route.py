@@ -14,6 +14,7 @@ import torch
 
 from xspinn.machine.devices import pick_devices
 from xspinn.machine.lanes import Lane, store_apart
+from xspinn.machine.nesting import inside_turn
 from xspinn.machine.worker import place_among
 
 __all__ = ["lane"]
@@ -47,10 +48,12 @@ def lane(
         Of the block's input and sums.
     turns : bool
         Whether blocks take turns: on a CPU in threads of their own, on a GPU on its stream. Those
-        of a function, which may itself call `predict`, wait for nobody.
+        of a function, which may itself call `predict`, do not wait for others, and neither do
+        those that a model's call runs, since that call has its turn.
     threads : int, optional
         Threads of torch that one call uses on a CPU.
     """
+    turns = turns and not inside_turn()
     with _lock:
         devices = list(dict.fromkeys(map(place, pick_devices(asked))))
         first = place_among(len(devices))

@@ -1,4 +1,4 @@
-"""Whose turn it is to call a model: a few threads of this process do it for all others.
+"""The few threads of this process that call models, for all others, in turns.
 
 torch divides one call among the cores. If every thread of dask called a model, dask's threads times
 torch's would fight for the cores, and activations would multiply in memory.
@@ -7,8 +7,8 @@ Nor is it enough that dask's threads take turns. OpenMP keeps a team of threads 
 it was ever called from. Between two operators a team stays awake for the next, but as soon as the
 threads of all teams are more than the cores, GNU's library lets all of them sleep instead (see
 GOMP_SPINCOUNT in its manual) and wake up for each operator. For a small U-Net on two cores this
-takes 15 % of the time. So blocks bring their work to threads of xspinn, which end, and their teams
-with them, when no block waits; and the threads that wait send home the teams that they have.
+takes 15 % of the time. So blocks hand their work to threads of xspinn. These end, and their teams
+with them, when no block waits, and a thread that waits for its block ends its own team before.
 """
 
 from __future__ import annotations
@@ -25,6 +25,7 @@ from typing import Any, NamedTuple, TypeVar
 
 import torch
 
+from xspinn.machine.nesting import holding, inside_turn, turns_held
 from xspinn.machine.worker import threads as threads_of_worker
 from xspinn.options import get_options
 
@@ -43,7 +44,8 @@ def in_turn(
     device : torch.device
         Each has threads of its own, as many as calls of a model may run at the same time.
     work : callable
-        Runs at once if it is one of these threads that asks.
+        Runs at once, and here, inside a turn; but if `threads` is given, only inside one of such
+        threads.
     threads : int, optional
         Threads of torch that one call uses; as many as the calling thread has without it.
     stay : bool, default: False
@@ -51,14 +53,14 @@ def in_turn(
     """
     own = torch.get_num_threads()
     kind = _Kind(str(device), threads or own, calls_at_once(device, threads))
-    if getattr(_here, "kind", None) == kind:
+    if kind in turns_held() or (threads is None and inside_turn()):
         return work()
     with _lock:
-        crew = _crews.setdefault(kind, _Crew(kind))
+        pool = _pools.setdefault(kind, _Pool(kind))
     if stay and threads is None and threading.current_thread() is threading.main_thread():
-        return crew.turn(contextvars.copy_context(), work)
+        return pool.take_turn(contextvars.copy_context(), work)
     dismiss_team()
-    future = crew.submit(work)
+    future = pool.submit(work)
     try:
         return future.result()
     except BaseException:
@@ -71,7 +73,7 @@ def in_turn(
 def dismiss_team() -> None:
     """End the OpenMP team of the calling thread, if there is one; its next call starts another.
 
-    Only GNU's library is told, where a process has no other: theirs do not count teams.
+    Only for GNU's library, where a process has no other: others do not count teams.
     """
     pause = _pause()
     if pause is not None:
@@ -90,16 +92,16 @@ def _pause() -> Any:
 
 
 class _Kind(NamedTuple):
-    """In what crews differ."""
+    """What the threads of a pool have in common."""
 
     device: str
     threads: int
-    """Of torch, in each of its threads."""
+    """Of torch, in each of them."""
     size: int
 
 
-class _Crew:
-    """Threads that are alike; they end when nothing waits for them.
+class _Pool:
+    """Threads of one kind; they end when nothing waits for them.
 
     Those with another number of torch's threads than new threads begin with stay. torch keeps the
     number for each thread, but also what new threads begin with, so that setting it spreads to any
@@ -109,22 +111,22 @@ class _Crew:
     def __init__(self, kind: _Kind) -> None:
         self.kind = kind
         self.slots = threading.BoundedSemaphore(kind.size)
-        self.pool: ThreadPoolExecutor | None = None
+        self.executor: ThreadPoolExecutor | None = None
         self.waiting, self.stays = 0, False
 
-    def turn(self, context: contextvars.Context, work: Callable[[], T]) -> T:
+    def take_turn(self, context: contextvars.Context, work: Callable[[], T]) -> T:
         """Do some work, in a context by which a worker of distributed knows itself."""
         with self.slots:
-            before, _here.kind = getattr(_here, "kind", None), self.kind
-            try:
-                return context.run(work)
-            finally:
-                _here.kind = before
+            return context.run(self._inside, work)
+
+    def _inside(self, work: Callable[[], T]) -> T:
+        with holding(self.kind):
+            return work()
 
     def submit(self, work: Callable[[], T]) -> Future[T]:
         with _lock:
-            self.pool = self.pool or self._started()
-            future = self.pool.submit(self.turn, contextvars.copy_context(), work)
+            self.executor = self.executor or self._started()
+            future = self.executor.submit(self.take_turn, contextvars.copy_context(), work)
             self.waiting += 1
         future.add_done_callback(self._done)
         return future
@@ -132,14 +134,14 @@ class _Crew:
     def _done(self, _: Future[Any]) -> None:
         with _lock:
             self.waiting -= 1
-            if self.pool is not None and not self.waiting and not self.stays:
-                self.pool.shutdown(wait=False)
-                self.pool = None
+            if self.executor is not None and not self.waiting and not self.stays:
+                self.executor.shutdown(wait=False)
+                self.executor = None
 
     def _started(self) -> ThreadPoolExecutor:
         threads, size = self.kind.threads, self.kind.size
-        usual = _in_new_thread(torch.get_num_threads)
-        self.stays = threads != usual
+        default = _in_new_thread(torch.get_num_threads)
+        self.stays = threads != default
         if not self.stays:
             return ThreadPoolExecutor(size, "spinn-model")
 
@@ -147,17 +149,17 @@ class _Crew:
             torch.get_num_threads()  # when it first asks, a thread takes what was set last
             torch.set_num_threads(threads)
 
-        pool, all_here = ThreadPoolExecutor(size, "spinn-model", begin), threading.Barrier(size)
+        executor, barrier = ThreadPoolExecutor(size, "spinn-model", begin), threading.Barrier(size)
         try:
-            for here in [pool.submit(all_here.wait) for _ in range(size)]:
-                here.result()
+            for begun in [executor.submit(barrier.wait) for _ in range(size)]:
+                begun.result()
         except BaseException:
-            all_here.abort()
-            pool.shutdown(wait=False, cancel_futures=True)
+            barrier.abort()
+            executor.shutdown(wait=False, cancel_futures=True)
             raise
         finally:
-            _in_new_thread(lambda: torch.set_num_threads(usual))
-        return pool
+            _in_new_thread(lambda: torch.set_num_threads(default))
+        return executor
 
 
 def _in_new_thread(ask: Callable[[], T]) -> T:
@@ -165,17 +167,15 @@ def _in_new_thread(ask: Callable[[], T]) -> T:
         return pool.submit(ask).result()
 
 
-_here = threading.local()
 _lock = threading.Lock()
-_crews: dict[_Kind, _Crew] = {}
+_pools: dict[_Kind, _Pool] = {}
 
 
 def _forget() -> None:
     """Begin anew in a forked process, which has none of these threads."""
     global _lock
     _lock = threading.Lock()
-    _crews.clear()
-    _here.kind = None
+    _pools.clear()
 
 
 if hasattr(os, "register_at_fork"):

@@ -8,12 +8,21 @@ from __future__ import annotations
 import os
 import socket
 import sys
+from collections.abc import Callable
 from typing import Any
 
 from xspinn.errors import SpinnWarning, warn
 from xspinn.hooks import distributed as hooks
 
-__all__ = ["memory_limit", "name_process", "place_among", "this_worker", "threads", "warn_user"]
+__all__ = [
+    "check_of_task",
+    "memory_limit",
+    "name_process",
+    "place_among",
+    "this_worker",
+    "threads",
+    "warn_user",
+]
 
 
 def this_worker() -> Any | None:
@@ -46,6 +55,23 @@ def threads() -> int | None:
     """Return how many tasks the worker runs at the same time; None where this is no worker."""
     worker = this_worker()
     return None if worker is None else hooks.threads_of_worker(worker)
+
+
+def check_of_task() -> Callable[[], None]:
+    """Return a check that ends the task that asks now, once its scheduler has let go of it.
+
+    distributed cannot stop a thread, so a task that was cancelled keeps its place on the worker.
+    The check raises distributed's `Reschedule`: if somebody wants the task again by the time that
+    the worker gets to see it, the scheduler lets it run anew.
+    """
+    worker = this_worker()
+    is_cancelled = None if worker is None else hooks.cancelled_task(worker)
+
+    def check() -> None:
+        if is_cancelled is not None and is_cancelled():
+            raise sys.modules["distributed"].Reschedule
+
+    return check
 
 
 def place_among(neighbours: int) -> int:

@@ -16,8 +16,13 @@ __all__ = ["Answers", "Fits"]
 
 Answers: TypeAlias = list[tuple[str | None, torch.Tensor]]
 
-SAID = ("not enough memory", "can't allocate memory", "out of memory", "ALLOC_FAILED")
-"""What torch and its libraries say where they have no class of their own for this error."""
+OUT_OF_MEMORY_MESSAGES = (
+    "not enough memory",
+    "can't allocate memory",
+    "out of memory",
+    "ALLOC_FAILED",
+)
+"""Parts of messages of torch and its libraries, which have no class of their own for this error."""
 
 
 class Fits:
@@ -63,7 +68,7 @@ class Fits:
         Raises
         ------
         ModelError
-            If one patch alone does not fit.
+            If one patch alone does not fit, or the model raises StopIteration.
         """
         shape = tuple(patches.shape[1:])
         at = 0
@@ -72,6 +77,8 @@ class Fits:
             part, answers, failed = patches[at : at + size], None, ""
             try:
                 answers = self._call(call, part, size)
+            except StopIteration as error:  # which no generator, such as this one, lets through
+                raise ModelError(f"the model raised {error!r}.") from error
             except Exception as error:
                 if not _out_of_memory(error):
                     raise
@@ -105,4 +112,5 @@ def _out_of_memory(error: BaseException) -> bool:
     """Whether an error says that memory is used up."""
     if isinstance(error, torch.OutOfMemoryError | MemoryError):
         return True
-    return isinstance(error, RuntimeError) and any(said in str(error) for said in SAID)
+    text = str(error)
+    return isinstance(error, RuntimeError) and any(m in text for m in OUT_OF_MEMORY_MESSAGES)

@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any
 from xspinn.carriers.prepare import prepare_carriers
 from xspinn.carriers.shared import Shared
 from xspinn.machine.locks import KeyedLocks
+from xspinn.machine.nesting import inside_turn
 from xspinn.machine.worker import this_worker
 from xspinn.plans.tuning import Asked, Choice, Tuning
 from xspinn.tuning import record
@@ -70,6 +71,8 @@ def choose(model: Model, asked: Asked, lazy: bool) -> Choice:
     if work < MIN_OPERATIONS and asked.precision == "float32":
         return Choice(asked.usual, Tuning())
     try:
+        if inside_turn():
+            raise _NobodyThereError("a model's own call asks, and has its turn")
         client = _client() if lazy else None
         kind = _kind(client, asked.device)
         key = _key(model, asked, kind)

@@ -127,6 +127,8 @@ class Trial:
 
     def _call(self, tuning: Tuning, ready: Built, patches: torch.Tensor) -> tuple[Any, float]:
         """Call a model once, or as often as it will be called at the same time."""
+        if self.stopped:
+            raise InterruptedError("nobody waits for this measurement any more")
         if tuning.threads is None:
             return self._once(ready, patches)
         at_once = self.asked.at_once

@@ -20,9 +20,10 @@ __all__ = ["FunctionModel", "TensorFunctionModel"]
 
 
 class FunctionModel(Model):
-    """Any picklable function that takes and returns numpy arrays; it runs on the CPU.
+    """Any function that takes and returns numpy arrays; it runs on the CPU.
 
-    It is not a snapshot: within one process it is the user's own function that is called.
+    It is not a snapshot: within one process it is the user's own function that is called. Other
+    processes need a copy, so there it must be one that can be pickled.
     """
 
     kept = False
@@ -33,14 +34,11 @@ class FunctionModel(Model):
         self.name = getattr(function, "__name__", type(function).__name__)
         self.key = fingerprint([type(self).__name__, function, options.channels_last])
         self.channels_last = bool(options.channels_last)
+        self._unpicklable: str | None = None
         try:
             pickled = cloudpickle.dumps(function)
-        except Exception as error:
-            raise ModelError(
-                f"the function {self.name} cannot be pickled ({error}), so it cannot be sent to "
-                "workers: define it at the top of a module, or take files, locks and other open "
-                "things out of it."
-            ) from error
+        except Exception as error:  # noqa: BLE001 - it matters only where it is sent elsewhere
+            pickled, self._unpicklable = b"", f"{type(error).__name__}: {error}"
         self.content = Content.of_pieces(self.key, [np.frombuffer(pickled, np.uint8)])
 
     @classmethod
@@ -78,11 +76,18 @@ class FunctionModel(Model):
         return default_feed(dtype)
 
     def __getstate__(self) -> dict[str, Any]:
+        if self._unpicklable is not None:
+            raise ModelError(
+                f"the function {self.name} cannot be pickled ({self._unpicklable}), so it cannot "
+                "be sent to other processes: define it at the top of a module, or take files, "
+                "locks and other open things out of it, or compute with dask's scheduler "
+                "'threads' or 'synchronous', which need no copy."
+            )
         return {**self.__dict__, "_function": None}
 
 
 class TensorFunctionModel(FunctionModel):
-    """Any picklable function that takes and returns torch tensors, on the device of the block.
+    """Any function that takes and returns torch tensors, on the device of the block.
 
     It is called without gradients; what needs them asks for them with `torch.enable_grad`.
     """
