@@ -225,6 +225,24 @@ def test_model_that_raises_names_the_place_and_keeps_its_error(lazy):
     assert any("fail_on_large" in str(entry.name) for entry in caught.traceback)
 
 
+def test_a_model_that_raises_stop_iteration():
+    """Generators, of which blocks are made, would turn it into an error that says nothing."""
+
+    def model(batch):
+        return next(iter(())) if batch.max() > 1 else batch
+
+    array = image()
+    array[18, 5] = 9
+    for scheduler in ("sync", "threads"):
+        lazy = array.chunk(y=10).spinn.predict(model, patch=PATCH, overlap=2, batch=1, blocks=12)
+        with pytest.raises(ModelError, match=r"the model raised StopIteration\(\)") as caught:
+            lazy.compute(scheduler=scheduler)
+        assert isinstance(caught.value.__cause__, StopIteration)
+        (note,) = caught.value.__notes__
+        assert "in block (1, 0) of (2, 2), y=12:20" in note
+        assert "batch of 1 patches begins at y=12:20" in note
+
+
 def test_nan_for_finite_input_warns_once_and_names_the_first_place():
     array = image(coords={"y": np.arange(20) * 10.0})
     array[13, 5] = array[14, 6] = 9

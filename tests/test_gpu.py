@@ -72,6 +72,29 @@ def test_a_recorded_graph_gives_the_same(volume, network):
     assert float(abs(found - expected).max()) < 1e-5 * float(expected.std())
 
 
+class Nested(torch.nn.Module):
+    """Predicts with another network in its own call, whose blocks need the same GPU."""
+
+    volume = xr.DataArray(np.ones((32, 32, 32), "float32"), dims=("z", "y", "x"))
+
+    def forward(self, x):
+        if not x.is_meta:
+            inner = torch.nn.Conv3d(1, 1, 3, padding=1)
+            self.volume.spinn.predict(inner, **OPTIONS | {"patch": dict.fromkeys("zyx", 16)})
+            self.volume.chunk(16).spinn.predict(inner, **OPTIONS, tune=False).compute(
+                scheduler="threads"
+            )
+        return x
+
+
+@pytest.mark.timeout(120)
+def test_a_module_that_predicts_runs_nested(volume):
+    """More blocks than may be on the GPU wait for it at the same time."""
+    lazy = volume.chunk(32).spinn.predict(Nested(), tune=False, blocks=32, **OPTIONS)
+    found = lazy.compute(scheduler="threads", num_workers=8)
+    xr.testing.assert_allclose(found, volume, atol=1e-5)
+
+
 def test_a_block_that_is_forced_out_of_memory_recovers(volume, network):
     torch.cuda.empty_cache()
     total = torch.cuda.get_device_properties(0).total_memory

@@ -50,9 +50,10 @@ def predict(
         a dtype of its own; floats are cast to the dtype of the model's weights.
     model : object
         A torch module; a model of `torch.export`, TorchScript, ONNX, OpenVINO or Keras in memory;
-        the path or URL of a model file; a picklable function of numpy arrays, or of torch tensors
-        if the annotation of its first parameter says so; or a handle, which `xspinn.as_model`
-        makes of any of these and of files of weights.
+        the path or URL of a model file; a function of numpy arrays, or of torch tensors if the
+        annotation of its first parameter says so; or a handle, which `xspinn.as_model` makes of any
+        of these and of files of weights. Other processes, such as workers, need one that can be
+        pickled.
 
         Gets ``(batch, channel, *core dims in the order of patch)``; without a channel dim the
         channel axis has length 1. Returns the same rank, or no channel axis, or a dict or tuple

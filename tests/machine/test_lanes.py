@@ -15,6 +15,7 @@ import xspinn
 from xspinn.block.running import run_block
 from xspinn.machine import devices, route
 from xspinn.machine.lanes import Lane, store_apart
+from xspinn.machine.nesting import holding
 from xspinn.machine.route import lane
 from xspinn.models.replaying import Recording, Replayed
 from xspinn.planner import prepare
@@ -118,6 +119,19 @@ def test_blocks_go_to_the_device_with_the_fewest(two_gpus, monkeypatch):
         ]
     assert taken == [0, 1, 0, 1]
     assert set(route._running.values()) == {0}
+
+
+def test_a_block_that_a_models_call_runs_takes_no_turn_of_its_own():
+    def way():
+        with lane("cpu", lambda device: device, 0, turns=True) as found:
+            return found.turns, found.compute(threading.current_thread)
+
+    turns, _ = way()
+    assert turns
+    with holding("the turn of some call"):
+        turns, nested = way()
+    assert not turns
+    assert nested is threading.current_thread()
 
 
 def test_a_recorded_call_is_replayed_for_each_shape():

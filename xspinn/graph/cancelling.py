@@ -28,17 +28,16 @@ def watch_computations() -> None:
     _watch.register()
 
 
-class _Watch(Callback):
-    """Called in the thread that asked for a computation."""
+def _begin(_: Any, state: dict[str, Any]) -> None:
+    """Give the jobs a token; dask calls it in the thread that asked for the computation."""
+    for key, job in _jobs(state):
+        state["cache"][key] = job.computed_anew(turns=not inside_turn())
 
-    def _start_state(self, dsk: Any, state: dict[str, Any]) -> None:
-        for key, job in _jobs(state):
-            state["cache"][key] = job.computed_anew(turns=not inside_turn())
 
-    def _finish(self, dsk: Any, state: dict[str, Any], failed: bool) -> None:
-        if failed:
-            for _, job in _jobs(state):
-                job.cancel.cancelled = True
+def _end(_: Any, state: dict[str, Any], failed: bool) -> None:
+    if failed:
+        for _, job in _jobs(state):
+            job.cancel.cancelled = True
 
 
 def _jobs(state: dict[str, Any]) -> list[tuple[Any, Job]]:
@@ -47,4 +46,4 @@ def _jobs(state: dict[str, Any]) -> list[tuple[Any, Job]]:
     return [(key, value) for key, value in found if isinstance(value, Job)]
 
 
-_watch = _Watch()  # type: ignore[no-untyped-call]
+_watch = Callback(start_state=_begin, finish=_end)

@@ -37,8 +37,8 @@ def as_model(
           or a format that another package registers;
         - an exported program, a TorchScript module, an ONNX ``ModelProto``, a model of OpenVINO or
           of Keras, in memory;
-        - a picklable function that takes and returns a numpy array, or torch tensors if the
-          annotation of its first parameter says so;
+        - a function that takes and returns a numpy array, or torch tensors if the annotation of
+          its first parameter says so; one that can be pickled, where other processes run it;
         - a model handle, which is returned as it is.
 
         It gets ``(batch, channel, *core dims)`` and returns an array of the same rank, one without

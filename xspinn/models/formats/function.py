@@ -53,7 +53,21 @@ class FunctionModel(Model):
 
     @property
     def function(self) -> Callable[[Any], Any]:
-        """The user's function here, and a copy of it elsewhere."""
+        """The user's function here, and a copy of it elsewhere.
+
+        Raises
+        ------
+        ModelError
+            Elsewhere, if it could not be pickled. It is said here and not by pickle, whose errors
+            schedulers wrap or print in ways of their own.
+        """
+        if self._function is None and self._unpicklable is not None:
+            raise ModelError(
+                f"the function {self.name} cannot be pickled ({self._unpicklable}), so it cannot "
+                "be sent to other processes. Define it at the top of a module, or take files, "
+                "locks and other open things out of it; or compute with dask's scheduler "
+                "'threads' or 'synchronous', which need no copy."
+            )
         if self._function is None:
             self._function = cloudpickle.loads(self.content.open().data)
         return self._function
@@ -76,13 +90,6 @@ class FunctionModel(Model):
         return default_feed(dtype)
 
     def __getstate__(self) -> dict[str, Any]:
-        if self._unpicklable is not None:
-            raise ModelError(
-                f"the function {self.name} cannot be pickled ({self._unpicklable}), so it cannot "
-                "be sent to other processes: define it at the top of a module, or take files, "
-                "locks and other open things out of it, or compute with dask's scheduler "
-                "'threads' or 'synchronous', which need no copy."
-            )
         return {**self.__dict__, "_function": None}
 
 
