@@ -97,7 +97,8 @@ def predict(
     blocks : int or mapping, optional
         Voxels of a block, which is a chunk of the result and the work of one task: one number
         for all core dims, or for each dim a number, a tuple, or -1 for all. By default close to
-        the input's chunks, within the option ``block_bytes``. The answer does not depend on it.
+        the input's chunks, one batch at least, and within the option ``block_bytes``. The answer
+        does not depend on it.
     dtype : dtype-like, optional
         Of the result; by default the model's own, or the smallest that holds the classes.
     device : str, optional
@@ -130,7 +131,8 @@ def predict(
     PlanError
         If array and arguments do not fit together.
     ModelError
-        If the model fails on a patch of zeros, or what it returns cannot be placed.
+        If the model fails on a patch of zeros and on one of noise, or what it returns cannot be
+        placed.
 
     See Also
     --------

@@ -30,6 +30,7 @@ from xspinn.plans.arguments import (
     OverlapLike,
     WindowsLike,
     check_array,
+    check_cost,
     check_patch,
     default_batch,
     make_axes,
@@ -136,10 +137,12 @@ def prepare(
     make_axes(widths, data.sizes, overlap, window, boundary, [1] * len(widths), data.dtype)
     answers = inspect_model(handle, widths, channels, feed, device, applied)
     axes = make_axes(widths, data.sizes, overlap, window, boundary, alignment(answers), data.dtype)
+    looped = {dim: n for dim, n in data.sizes.items() if dim not in widths and dim != data.channel}
+    check_cost(axes, math.prod(looped.values()), stacklevel=4)
     size = int(batch or _batch(handle, widths, channels))
     axes, loops = make_blocks(
         axes,
-        {dim: n for dim, n in data.sizes.items() if dim not in widths and dim != data.channel},
+        looped,
         data.chunks,
         blocks,
         voxel_bytes(answers, channels, data.dtype, feed),

@@ -3,21 +3,36 @@
 from __future__ import annotations
 
 import math
+import warnings
 from collections.abc import Mapping, Sequence
 from typing import Any, TypeAlias, cast
 
 import numpy as np
 
-from xspinn.errors import PlanError
+from xspinn.errors import PlanError, SpinnWarning
 from xspinn.geometry.axis import Axis
-from xspinn.geometry.lattice import BOUNDARIES, Boundary, resolve_overlap
+from xspinn.geometry.lattice import BOUNDARIES, Boundary, patch_starts, resolve_overlap
 from xspinn.geometry.windows import WindowLike, resolve_window
 
-__all__ = ["BoundaryLike", "OverlapLike", "WindowsLike", "check_array", "check_patch", "make_axes"]
+__all__ = [
+    "BoundaryLike",
+    "OverlapLike",
+    "WindowsLike",
+    "check_array",
+    "check_cost",
+    "check_patch",
+    "make_axes",
+]
 
 OverlapLike: TypeAlias = "float | Mapping[str, float]"
 BoundaryLike: TypeAlias = "Boundary | Mapping[str, Boundary]"
 WindowsLike: TypeAlias = "WindowLike | Mapping[str, WindowLike]"
+
+MAX_TIMES = 100
+"""How many times every voxel may be run without a warning: overlap 0.75 in a volume takes 64."""
+
+MIN_VOXELS = 10**10
+"""Voxels that a job runs, below which it is done in minutes however often it runs each."""
 
 
 def check_array(dims: Sequence[Any], shape: Sequence[int], dtype: np.dtype[Any]) -> None:
@@ -202,3 +217,37 @@ def _check_fit(axis: Axis) -> None:
 def default_batch(patch: Mapping[str, int], channels: int, voxels: int) -> int:
     """Patches in one call, so that a batch holds about this many voxels."""
     return max(1, voxels // (math.prod(patch.values()) * channels))
+
+
+def check_cost(axes: Sequence[Axis], looped: int, stacklevel: int = 2) -> None:
+    """Warn of overlaps by which every voxel of a large array is run very often.
+
+    Parameters
+    ----------
+    axes : sequence of Axis
+        The core dims.
+    looped : int
+        Positions of the looped dims.
+    stacklevel : int, default: 2
+        As in `warnings.warn`.
+    """
+    patch = math.prod(axis.patch for axis in axes)
+    times = patch / math.prod(axis.stride for axis in axes)
+    count = looped * math.prod(len(axis.starts) for axis in axes)
+    if times <= MAX_TIMES or count * patch < MIN_VOXELS:
+        return
+    fewer = {a.dim: resolve_overlap(0.25, a.patch, a.align) for a in axes}
+    left = looped * math.prod(
+        len(patch_starts(a.size, a.patch, fewer[a.dim], a.boundary, a.align)) for a in axes
+    )
+    warnings.warn(
+        f"patch={_dims(axes, 'patch')} and overlap={_dims(axes, 'overlap')} make {count:,} "
+        f"patches, which run every voxel about {times:,.0f} times. If that is not meant, give a "
+        f"smaller overlap: {fewer} makes {left:,} patches.",
+        SpinnWarning,
+        stacklevel=stacklevel,
+    )
+
+
+def _dims(axes: Sequence[Axis], name: str) -> dict[str, int]:
+    return {axis.dim: getattr(axis, name) for axis in axes}
