@@ -147,7 +147,8 @@ def predict(
     ...     dims=("y", "x"),
     ... )
     >>> model = torch.nn.Conv2d(1, 1, 3, padding=1)
-    >>> lazy = image.chunk(y=50).spinn.predict(model, patch={"y": 32, "x": 32}, overlap=8)
+    >>> tiling = {"patch": {"y": 32, "x": 32}, "overlap": 8, "blocks": {"y": 48}}
+    >>> lazy = image.chunk(y=50).spinn.predict(model, **tiling)
     >>> lazy.dims, lazy.chunks
     (('y', 'x'), ((48, 48, 4), (80,)))
     >>> bool((lazy.compute().y == image.y).all())
