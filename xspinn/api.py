@@ -98,7 +98,8 @@ def predict(
     blocks : int or mapping, optional
         Voxels of a block, which is a chunk of the result and the work of one task: one number
         for all core dims, or for each dim a number, a tuple, or -1 for all. By default close to
-        the input's chunks, within the option ``block_bytes``. The answer does not depend on it.
+        the input's chunks, one batch at least, and within the option ``block_bytes``. The answer
+        does not depend on it.
     dtype : dtype-like, optional
         Of the result; by default the model's own, or the smallest that holds the classes. An
         integer is rounded to and clipped to its range, and NaN is an error there.
@@ -132,7 +133,8 @@ def predict(
     PlanError
         If array and arguments do not fit together.
     ModelError
-        If the model fails on a patch of zeros, or what it returns cannot be placed.
+        If the model fails on a patch of zeros and on one of noise, or what it returns cannot be
+        placed.
 
     See Also
     --------
@@ -152,7 +154,8 @@ def predict(
     ...     dims=("y", "x"),
     ... )
     >>> model = torch.nn.Conv2d(1, 1, 3, padding=1)
-    >>> lazy = image.chunk(y=50).spinn.predict(model, patch={"y": 32, "x": 32}, overlap=8)
+    >>> tiling = {"patch": {"y": 32, "x": 32}, "overlap": 8, "blocks": {"y": 48}}
+    >>> lazy = image.chunk(y=50).spinn.predict(model, **tiling)
     >>> lazy.dims, lazy.chunks
     (('y', 'x'), ((48, 48, 4), (80,)))
     >>> bool((lazy.compute().y == image.y).all())

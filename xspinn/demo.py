@@ -28,7 +28,8 @@ if TYPE_CHECKING:
     from xspinn.plans.plan import Plan
 
 CHUNKS = {"y": 256, "x": 256}
-TILING: dict[str, Any] = {"patch": {"y": 256, "x": 256}, "overlap": 32}
+# One batch would hold most of this small image: smaller blocks give both workers their share.
+TILING: dict[str, Any] = {"patch": {"y": 256, "x": 256}, "overlap": 32, "blocks": 224}
 THRESHOLD = 0.5
 ZOOM = 80  # pixels
 

@@ -52,7 +52,8 @@ class set_options:  # noqa: N801 - a function to its users, as in xarray
     ----------
     block_bytes : int, default: 134217728
         Bytes that the input and the output of one block may take together when xspinn chooses
-        the blocks. The model's own activations come on top.
+        the blocks. The model's own activations come on top. Blocks hold one batch at least, as
+        far as this lets them.
     batch_voxels : int, default: 1048576
         About how many voxels one batch of patches has when xspinn chooses the batch; it tries half
         and twice as many where it measures.

@@ -6,6 +6,7 @@ Nothing of the array is read or computed. The model may be called, on zeros and 
 from __future__ import annotations
 
 import hashlib
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -25,7 +26,7 @@ from xspinn.machine.nesting import apart, inside_turn
 from xspinn.models import Model, as_model
 from xspinn.models.activations import resolve_activation
 from xspinn.options import get_options
-from xspinn.plans.arguments import Input, check_patch, default_batch, make_axes
+from xspinn.plans.arguments import Input, check_cost, check_patch, default_batch, make_axes
 from xspinn.plans.blocks import make_blocks, voxel_bytes
 from xspinn.plans.job import Job
 from xspinn.plans.outputs import alignment, make_outputs, taken_names
@@ -111,10 +112,12 @@ def prepare(obj: xr.DataArray | xr.Dataset, model: Any, request: Request) -> Run
     _axes(request, patch, data, [1] * len(patch))
     answers = inspect_model(handle, patch, data.channels, feed, device, applied)
     axes = _axes(request, patch, data, alignment(answers))
+    looped = {dim: n for dim, n in data.sizes.items() if dim not in patch and dim != data.channel}
+    check_cost(axes, math.prod(looped.values()))
     batch = int(request.batch or _batch(handle, patch, data.channels))
     axes, loops = make_blocks(
         axes,
-        {dim: n for dim, n in data.sizes.items() if dim not in patch and dim != data.channel},
+        looped,
         data.chunks,
         request.blocks,
         voxel_bytes(answers, data.channels, data.dtype, feed),

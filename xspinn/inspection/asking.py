@@ -26,7 +26,7 @@ def inspect_model(
     device: str | None,
     activation: str | Activation | None = None,
 ) -> tuple[Answer, ...]:
-    """Find out what a model returns, on the meta device or else on one patch of zeros.
+    """Find out what a model returns, on the meta device or else on one patch.
 
     Parameters
     ----------
@@ -38,7 +38,7 @@ def inspect_model(
     feed : numpy.dtype
         Dtype that it is fed with.
     device : str or None
-        Where zeros are run, if they must be.
+        Where the model is called, if it must be.
     activation : callable, optional
         Applied to what the model returns.
 
@@ -50,7 +50,7 @@ def inspect_model(
     ------
     ModelError
         If the model fails on a patch, or returns another rank, or a size that is no simple
-        multiple of the patch.
+        multiple of the patch, or that may as well be a crop of it.
     """
     asked = OnePatch(model, patch, channels, feed, device, activation)
     _check_shape(asked)

@@ -9,9 +9,9 @@ from typing import Any, TypeAlias, cast
 
 import numpy as np
 
-from xspinn.errors import PlanError
+from xspinn.errors import PlanError, warn
 from xspinn.geometry.axis import Axis
-from xspinn.geometry.lattice import BOUNDARIES, Boundary, resolve_overlap
+from xspinn.geometry.lattice import BOUNDARIES, Boundary, patch_starts, resolve_overlap
 from xspinn.geometry.windows import WindowLike, resolve_window
 
 __all__ = [
@@ -21,6 +21,7 @@ __all__ = [
     "OverlapLike",
     "WindowsLike",
     "check_array",
+    "check_cost",
     "check_patch",
     "default_batch",
     "make_axes",
@@ -65,6 +66,13 @@ class Input:
     def channels(self) -> int:
         """Channels that the model is fed with."""
         return 1 if self.channel is None else self.sizes[self.channel]
+
+
+MAX_TIMES = 100
+"""How many times every voxel may be run without a warning: overlap 0.75 in a volume takes 64."""
+
+MIN_VOXELS = 10**10
+"""Voxels that a job runs, below which it is done in minutes however often it runs each."""
 
 
 def check_array(dims: Sequence[Any], shape: Sequence[int], dtype: np.dtype[Any]) -> None:
@@ -249,3 +257,33 @@ def _check_fit(axis: Axis) -> None:
 def default_batch(patch: Mapping[str, int], channels: int, voxels: int) -> int:
     """Patches in one call, so that a batch holds about this many voxels."""
     return max(1, voxels // (math.prod(patch.values()) * channels))
+
+
+def check_cost(axes: Sequence[Axis], looped: int) -> None:
+    """Warn of overlaps by which every voxel of a large array is run very often.
+
+    Parameters
+    ----------
+    axes : sequence of Axis
+        The core dims.
+    looped : int
+        Positions of the looped dims.
+    """
+    patch = math.prod(axis.patch for axis in axes)
+    times = patch / math.prod(axis.stride for axis in axes)
+    count = looped * math.prod(len(axis.starts) for axis in axes)
+    if times <= MAX_TIMES or count * patch < MIN_VOXELS:
+        return
+    fewer = {a.dim: resolve_overlap(0.25, a.patch, a.align) for a in axes}
+    left = looped * math.prod(
+        len(patch_starts(a.size, a.patch, fewer[a.dim], a.boundary, a.align)) for a in axes
+    )
+    warn(
+        f"patch={_dims(axes, 'patch')} and overlap={_dims(axes, 'overlap')} make {count:,} "
+        f"patches, which run every voxel about {times:,.0f} times. If that is not meant, give a "
+        f"smaller overlap: {fewer} makes {left:,} patches."
+    )
+
+
+def _dims(axes: Sequence[Axis], name: str) -> dict[str, int]:
+    return {axis.dim: getattr(axis, name) for axis in axes}
