@@ -60,9 +60,10 @@ def as_model(
         Whether the model wants and returns ``(batch, *core dims, channel)``. By default it does
         not, but for Keras, where its layers tell.
     allow_pickle : bool, default: False
-        Allow a file to hold pickled Python objects, such as a whole module or a Lambda layer.
-        Unpickling runs whatever code the file contains, with all that you may do, here and on every
-        worker: only for files that you made, or whose maker you trust.
+        Allow a file to hold pickled Python objects, such as a whole module or a Lambda layer, and
+        programs to use any operator, such as those of other packages. That runs whatever code the
+        file contains, with all that you may do, here and on every worker: only for files that you
+        made, or whose maker you trust.
 
     Returns
     -------
