@@ -187,15 +187,31 @@ def test_operators_that_compute(operator):
     assert refused("aten", *operator.split(".")) is None
 
 
-def test_permission_lets_every_operator_through(tmp_path):
-    path = zoo.pt2(tmp_path)
-    text = program(path)
-    text["graph_module"]["graph"]["nodes"][-1]["target"] = "torch.ops.aten.conv2d.out"
-    replace(path, "models/model.json", json.dumps(text).encode())
-    with pytest.raises(ModelError, match="writes where it is told to"):
+@torch.library.custom_op("xspinn_tests::double", mutates_args=())
+def double(x: torch.Tensor) -> torch.Tensor:
+    return 2 * x
+
+
+@double.register_fake
+def _(x):
+    return torch.empty_like(x)
+
+
+class Doubled(torch.nn.Module):
+    def forward(self, x):
+        return torch.ops.xspinn_tests.double(x)
+
+
+def test_operators_of_another_package_need_permission(tmp_path):
+    exported = torch.export.export(Doubled(), (zoo.example(),))
+    path = tmp_path / "doubled.pt2"
+    torch.export.save(exported, path)
+    with pytest.raises(
+        ModelError, match=r"double.default', which is .* another package, .*allow_p"
+    ):
         as_model(path)
-    with pytest.raises(ModelError, match="cannot be loaded"):  # torch cannot call it so
-        as_model(path, allow_pickle=True).load(torch.device("cpu"))
+    for model in (as_model(path, allow_pickle=True), as_model(exported)):
+        assert float(model.load(torch.device("cpu"))(torch.ones(2, 1, 16, 16)).max()) == 2
 
 
 # -- names that torch writes into source code ------------------------------------------------
