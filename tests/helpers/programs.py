@@ -128,9 +128,7 @@ def written(x):
 
 def statistics(x):
     scaled = (x - x.mean((2, 3), keepdim=True)) / (x.std((2, 3), keepdim=True) + 1e-6)
-    return (
-        functional.layer_norm(scaled, [16]) + torch.quantile(x, 0.5) + x.sort(-1)[0] + x.cumsum(2)
-    )
+    return functional.layer_norm(scaled, [16]) + x.median() + x.sort(-1)[0] + x.cumsum(2)
 
 
 def classes(x):

@@ -249,6 +249,7 @@ def test_an_exported_program_whose_names_are_code(tmp_path, loot, what):
 QUICK = ("unet 2-D", "attention", "branches")
 
 
+@pytest.mark.filterwarnings("ignore:The tensor attributes .* were assigned during export")
 @pytest.mark.parametrize("decomposed", [False, True])
 @pytest.mark.parametrize(
     "name",
