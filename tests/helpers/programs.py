@@ -138,6 +138,10 @@ def classes(x):
     )
 
 
+def counted(x):
+    return x / (x > 0.5).nonzero().shape[0]
+
+
 def half(x):
     with torch.autocast("cpu", dtype=torch.bfloat16):
         return torch.matmul(x, x).float()
@@ -170,7 +174,7 @@ PROGRAMS = {
         function.__name__: lambda function=function: Of(function)
         for function in (
             *(attention, branches, spectrum, warped, padded, windows),
-            *(indexed, written, statistics, classes, half),
+            *(indexed, written, statistics, classes, counted, half),
         )
     },
     "einsum": lambda: Of(lambda x: torch.einsum("bcyx,bcyz->bcxz", x, x)),

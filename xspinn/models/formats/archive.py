@@ -50,6 +50,7 @@ _SPECS = {None, "builtins.tuple", "builtins.list", "builtins.dict", "collections
 _WORDS = """
     Symbol Integer Float Rational Add Mul Pow Mod Max Min Abs Eq Ne Lt Le Gt Ge And Or Not floor
     ceiling Piecewise max min FloorDiv CleanDiv CeilDiv PythonMod ModularIndexing Identity
+    GreaterThan LessThan StrictGreaterThan StrictLessThan Equality Unequality
     TruncToInt CeilToInt FloorToInt Where PowByNatural LShift RShift IntTrueDiv FloatTrueDiv
 """
 _CALLS = frozenset(_WORDS.split())
