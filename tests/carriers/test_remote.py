@@ -3,6 +3,7 @@
 import http.server
 import pickle
 import threading
+import traceback
 from hashlib import sha256
 
 import numpy as np
@@ -109,11 +110,76 @@ def test_a_bad_copy_does_not_stick(monkeypatch, tmp_path):
                 as_model("memory://models/later.pt2", sha256=held)
 
 
-def test_secrets_in_urls_are_not_shown(server):
-    _, address, _ = server
+HIDDEN = "drowssap"[::-1]  # not as it is: tracebacks show lines of tests
+
+
+def said(caught):
+    """Return an error with all that Python prints of it."""
+    return "".join(traceback.format_exception(caught.value))
+
+
+@pytest.mark.parametrize("why", ["missing", "damaged", "another hash", "no format"])
+def test_secrets_in_urls_are_not_shown(server, why):
+    folder, address, asked = server
+    (folder / "facies.pt2").write_bytes(b"no program")
+    (folder / "facies.abc").write_bytes(b"no program")
+    name = {"missing": "none.pt2", "no format": "facies.abc"}.get(why, "facies.pt2")
+    user = address.replace("://", f"://somebody:{HIDDEN}%2F1@")
+    wanted = {"sha256": "0" * 64} if why == "another hash" else {}
+    with pytest.raises(ModelError, match=r"127.0.0.1") as caught:
+        as_model(f"{user}/{name}?signature={HIDDEN}2&x=1#{HIDDEN}3", **wanted)
+    assert HIDDEN not in said(caught)
+    assert f"signature={HIDDEN}2" in asked[-1], "it is used nevertheless"
+
+
+def test_secrets_of_another_file_system_are_not_shown(monkeypatch, tmp_path):
+    monkeypatch.setenv("XSPINN_CACHE", str(tmp_path / "cache"))
     with pytest.raises(ModelError) as caught:
-        as_model(f"{address}/none.pt2?signature=secret")
-    assert "secret" not in str(caught.value)
+        as_model(f"simplecache::memory://key:{HIDDEN}@models/none.pt2?token={HIDDEN}")
+    assert HIDDEN not in said(caught)
+
+
+def test_secrets_of_a_redirect_are_not_shown(monkeypatch):
+    def redirected(url, sha256, target):
+        raise OSError(f"403 for url: https://cdn.example.org/x?Signed={HIDDEN} (/x?key={HIDDEN})")
+
+    monkeypatch.setattr(remote, "_with_pooch", redirected)
+    with pytest.raises(ModelError, match=r"403 for url: https://cdn.example.org/x ") as caught:
+        as_model("https://example.org/facies.pt2")
+    assert HIDDEN not in said(caught)
+
+
+def test_a_handle_shows_no_secret_and_keeps_it(server):
+    folder, address, asked = server
+    zoo.pt2(folder)
+    user = address.replace("://", f"://somebody:{HIDDEN}@")
+    model = as_model(f"{user}/facies.pt2?signature={HIDDEN}")
+    assert model.content.origin == f"{address.replace('://', '://***@')}/facies.pt2"
+    assert HIDDEN not in f"{model!r} {model.name}"
+    there = pickle.loads(pickle.dumps(model.content))
+    assert len(there._read()) == model.content.n_bytes
+    (folder / "facies.pt2").write_bytes(b"another")
+    for copy in (folder.parent / "cache").rglob("*facies.pt2"):
+        copy.unlink()
+    with pytest.raises(ModelError) as caught:
+        there._read()
+    assert HIDDEN not in said(caught)
+    assert f"signature={HIDDEN}" in asked[-1]
+
+
+@pytest.mark.parametrize(
+    ("url", "shown"),
+    [
+        ("https://example.org/facies.pt2", "https://example.org/facies.pt2"),
+        ("https://me:secret@example.org/f.pt2", "https://***@example.org/f.pt2"),
+        ("https://secret@example.org/f.pt2#secret", "https://***@example.org/f.pt2"),
+        ("https://me:se/cr@et@example.org/f.pt2", "https://***@example.org/f.pt2"),
+        ("zip://f.pt2::https://me:secret@e.org/a.zip?k=1", "zip://***@e.org/a.zip"),
+        ("/data/me:who@there?.pt2", "/data/me:who@there?.pt2"),
+    ],
+)
+def test_what_is_shown_of_a_url(url, shown):
+    assert remote.shown(url) == shown
 
 
 def test_dois_are_urls():

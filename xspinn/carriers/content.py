@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import stat
 import weakref
 from collections.abc import Callable, Iterator, Sequence
 from contextvars import ContextVar
@@ -18,13 +19,21 @@ from typing import Any, Protocol
 import numpy as np
 import numpy.typing as npt
 
-from xspinn.carriers.remote import download, file_sha256, is_url
+from xspinn.carriers.remote import download, file_sha256, is_url, shown
 from xspinn.errors import ModelError
 from xspinn.machine.locks import KeyedLocks
 from xspinn.machine.memory import Latest, host_memory
 from xspinn.machine.worker import name_process
 
-__all__ = ["INLINE", "Buffer", "Content", "Ticket", "carried_by", "no_memory_of"]
+__all__ = [
+    "INLINE",
+    "Buffer",
+    "Content",
+    "Ticket",
+    "carried_by",
+    "check_regular",
+    "no_memory_of",
+]
 
 Buffer = npt.NDArray[np.uint8]
 
@@ -66,7 +75,7 @@ class Content:
         For a file, the sha256 of its bytes, which is checked whenever it is opened.
     n_bytes : int
     origin : str or None
-        Path or URL of the file.
+        Path or URL of the file, without passwords, queries and whatever else may be secret.
     """
 
     def __init__(
@@ -80,7 +89,8 @@ class Content:
     ) -> None:
         self.key = key
         self.n_bytes = n_bytes
-        self.origin = origin
+        self.origin = None if origin is None else shown(origin)
+        self._origin = origin
         self.ticket = ticket
         self._pieces = pieces
         if ticket is None:
@@ -116,23 +126,19 @@ class Content:
             If there is no such file, or its hash is another.
         """
         wanted = None if sha256 is None else sha256.lower().removeprefix("sha256:")
+        origin = origin.removeprefix("file://")
         try:
             path = Path(download(origin, wanted) if is_url(origin) else origin).expanduser()
+            check_regular(path, origin)
             found = file_sha256(path)
             n_bytes = path.stat().st_size
-        except ModelError:
-            raise
-        except IsADirectoryError:
-            raise ModelError(
-                f"{origin!r} is a folder: give the file in it that holds the model, such as "
-                "model.safetensors with factory=..., or model.onnx."
-            ) from None
         except OSError as error:
             raise ModelError(f"the model file {origin!r} cannot be read: {error}.") from error
         if wanted not in (None, found):
             raise ModelError(
-                f"the model file {origin!r} has sha256 {found}, but {sha256} was expected: it is "
-                "another file, or it was cut off on its way. Fetch it again, or correct sha256=."
+                f"the model file {shown(origin)!r} has sha256 {found}, but {sha256} was expected: "
+                "it is another file, or it was cut off on its way. Fetch it again, or correct "
+                "sha256=."
             )
         return cls(found, n_bytes, origin=origin if is_url(origin) else str(path.absolute()))
 
@@ -178,9 +184,11 @@ class Content:
             yield type(self.ticket).__name__.lower(), lambda: _fetched(self)
 
     def _read(self) -> Buffer:
-        origin = self.origin
+        origin = self._origin
         assert origin is not None
-        raw = np.fromfile(download(origin, self.key) if is_url(origin) else origin, np.uint8)
+        path = download(origin, self.key) if is_url(origin) else origin
+        check_regular(path, path)
+        raw = np.fromfile(path, np.uint8)
         found = hashlib.sha256(raw.data).hexdigest()
         if found != self.key:
             raise ModelError(
@@ -193,7 +201,30 @@ class Content:
         if carrier is not None and ticket is None and (pieces is None or self.n_bytes > INLINE):
             ticket = carrier(self)
             pieces = pieces if ticket is None else None
-        return _restore, (self.key, self.n_bytes, self.origin, pieces, ticket)
+        return _restore, (self.key, self.n_bytes, self._origin, pieces, ticket)
+
+
+def check_regular(path: str | Path, name: str) -> None:
+    """Refuse what is no file with an end: opening a pipe waits for ever, and so may a device.
+
+    Raises
+    ------
+    ModelError
+        If it is a folder, a pipe, a device or a socket.
+    OSError
+        If there is nothing of that name.
+    """
+    mode = Path(path).stat().st_mode
+    if stat.S_ISDIR(mode):
+        raise ModelError(
+            f"{name!r} is a folder: give the file in it that holds the model, such as "
+            "model.safetensors with factory=..., or model.onnx."
+        )
+    if not stat.S_ISREG(mode):
+        raise ModelError(
+            f"{name!r} is no regular file but a pipe, a device or a socket: write the model to a "
+            "file and give its path."
+        )
 
 
 _owned: weakref.WeakValueDictionary[str, Content] = weakref.WeakValueDictionary()

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import hashlib
 import logging
+import re
 import warnings
 from pathlib import Path
-from urllib.parse import urlsplit
+from urllib.parse import unquote, urlsplit
 from uuid import uuid4
 
 import pooch
@@ -14,7 +15,7 @@ import pooch
 from xspinn.errors import ModelError
 from xspinn.files import cache_folder, write_atomically
 
-__all__ = ["download", "file_sha256", "is_url"]
+__all__ = ["download", "file_sha256", "is_url", "shown"]
 
 _POOCH = {"http", "https", "ftp", "sftp", "doi"}
 
@@ -53,19 +54,41 @@ def download(url: str, sha256: str | None) -> str:
             _with_fsspec(url, target)
         if sha256 is None:
             target = target.replace(folder / f"{file_sha256(target)[:32]}-{name}")
-    except Exception as error:
+    except Exception as error:  # noqa: BLE001 - whatever a library raises may hold a secret
         raise ModelError(
-            f"the model at {_shown(url)} cannot be fetched: {type(error).__name__}: "
-            f"{str(error).replace(url, _shown(url))}. Check the "
-            "address, and that this machine may reach it; or fetch the file yourself and give its "
-            "path."
-        ) from error
+            f"the model at {shown(url)} cannot be fetched: {type(error).__name__}: "
+            f"{_without_secrets(str(error), url)}. Check the address, and that this machine may "
+            "reach it; or fetch the file yourself and give its path."
+        ) from None
     return str(target)
 
 
-def _shown(url: str) -> str:
-    """Return a URL without its query, which may hold a secret."""
-    return url.partition("?")[0]
+def shown(origin: str) -> str:
+    """Return a path as it is, and a URL without what may be secret: passwords, keys, signatures.
+
+    Examples
+    --------
+    >>> shown("https://me:password@example.org/facies.pt2?signature=2f3a")
+    'https://***@example.org/facies.pt2'
+    """
+    if not is_url(origin):
+        return origin
+    return _USER.sub("://***@", re.split(r"[?#]", origin)[0])
+
+
+# A password may hold a slash or an at sign that should have been quoted.
+_USER = re.compile(r"://(?:[^/?#\s]*|[^:/?#@\s]+:[^?#\s]*)@")
+
+
+def _without_secrets(text: str, url: str) -> str:
+    """Return what a library says of a URL, or of one that it was sent on to, without secrets."""
+    _, mark, tail = url.partition("?")
+    secrets = [mark + tail, tail, *(found[3:-1] for found in _USER.findall(url))]
+    for secret in sorted(filter(None, secrets), key=len, reverse=True):
+        for form in (secret, unquote(secret), secret.partition(":")[2]):
+            text = text.replace(form, "***") if len(form) > 1 else text
+    text = re.sub(r"\?[^\s'\")>]+", "", text)
+    return re.sub(r"\w[\w+.-]*://[^\s'\")>]+", lambda found: shown(found[0]), text)
 
 
 def file_sha256(path: Path) -> str:

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 
 from xspinn.carriers.content import Content
+from xspinn.carriers.remote import shown
 from xspinn.errors import ModelError
 from xspinn.machine.worker import name_process
 from xspinn.models.base import Model, Options
@@ -59,9 +60,10 @@ def as_model(
         Whether the model wants and returns ``(batch, *core dims, channel)``. By default it does
         not, but for Keras, where its layers tell.
     allow_pickle : bool, default: False
-        Allow a file to hold pickled Python objects, such as a whole module or a Lambda layer.
-        Unpickling runs whatever code the file contains, with all that you may do, here and on every
-        worker: only for files that you made, or whose maker you trust.
+        Allow a file to hold pickled Python objects, such as a whole module or a Lambda layer, and
+        programs to use any operator, such as those of other packages. That runs whatever code the
+        file contains, with all that you may do, here and on every worker: only for files that you
+        made, or whose maker you trust.
 
     Returns
     -------
@@ -94,7 +96,7 @@ def as_model(
         content = Content.of_file(os.fspath(model), sha256)
         kind = get_format(format) if format else format_of_file(content)
         _check(given, kind)
-        return _made(lambda: kind.read(content, options), kind, os.fspath(model))
+        return _made(lambda: kind.read(content, options), kind, shown(os.fspath(model)))
     _refuse({"sha256": sha256}, "only files have one")
     what = f"the {type(model).__name__} that was given"
     if isinstance(model, type) and issubclass(model, torch.nn.Module):

@@ -14,10 +14,13 @@ import re
 import zipfile
 from typing import Any
 
+import numpy as np
 import torch
 
 from xspinn.carriers.content import Buffer
 from xspinn.errors import ModelError
+from xspinn.models.formats.operators import refused
+from xspinn.models.formats.zips import check_zip, read_members
 
 __all__ = ["harmless"]
 
@@ -28,13 +31,15 @@ _MEMBERS = re.compile(
     r"|version|serialized_\w+\.(json|pt)"
 )
 _RUN = re.compile(r"aotinductor|\.so$|\.pkl$", re.IGNORECASE)
-_NAME = re.compile(r"[A-Za-z_][\w.]*|")
+# All words but those below become names in the source code that torch makes of a program.
+_NAME = re.compile(r"[\w.+ -]*", re.ASCII)
+_DUNDER = re.compile(r"\b__\w+__\b")
+_TEXTS = {"as_string", "as_strings"}  # constants, which are only ever quoted
 
-# Operators by their full names, and no function that calls what it is given, but for those that
-# are given parts of the program.
-_TARGET = re.compile(
-    r"torch\.ops\.(?!higher_order\.)[a-z]\w*\.\w+\.\w+"
-    r"|torch\.ops\.higher_order\.(cond|while_loop|scan|wrap_with_set_grad_enabled)"
+_OPERATOR = re.compile(r"torch\.ops\.(?!higher_order\.)(\w+)\.(\w+)\.(\w+)", re.ASCII)
+# No function that calls what it is given, but for those that are given parts of the program.
+_FUNCTION = re.compile(
+    r"torch\.ops\.higher_order\.(cond|while_loop|scan|wrap_with_(set_grad_enabled|autocast))"
     r"|_operator\.(add|sub|mul|truediv|floordiv|mod|pow|neg|pos|abs|eq|ne|lt|le|gt|ge|and_|or_"
     r"|not_|xor|getitem|lshift|rshift)"
     r"|math\.[a-z]\w*|torch\._?sym_\w+|"
@@ -45,6 +50,7 @@ _SPECS = {None, "builtins.tuple", "builtins.list", "builtins.dict", "collections
 _WORDS = """
     Symbol Integer Float Rational Add Mul Pow Mod Max Min Abs Eq Ne Lt Le Gt Ge And Or Not floor
     ceiling Piecewise max min FloorDiv CleanDiv CeilDiv PythonMod ModularIndexing Identity
+    GreaterThan LessThan StrictGreaterThan StrictLessThan Equality Unequality
     TruncToInt CeilToInt FloorToInt Where PowByNatural LShift RShift IntTrueDiv FloatTrueDiv
 """
 _CALLS = frozenset(_WORDS.split())
@@ -70,25 +76,25 @@ def harmless(raw: Buffer, name: str) -> io.BytesIO:
     ModelError
         If it needs to run code to be loaded; names the member.
     """
+    kept = read_members(raw, name, lambda member: _is_kept(member, name))
+    pickled = {member for member in kept if member.endswith(".pt")}
+    for member in [member for member in kept if re.search(r"/data/.*\.json$", member)]:
+        pickled |= _pickled(kept[member], member, name)
+    for member in pickled & kept.keys():
+        _check_tensors(kept[member], member, name)
     clean = io.BytesIO()
-    with zipfile.ZipFile(io.BytesIO(raw.data)) as old, zipfile.ZipFile(clean, "w") as new:
-        members = old.namelist()
-        if len({member.lower() for member in members}) != len(members):
-            raise ModelError(f"the archive {name} names a member twice: it was tampered with.")
-        for member in members:
-            if _RUN.search(member):
-                raise ModelError(_refusal(name, member))
-        kept = {member: old.read(member) for member in members if _MEMBERS.fullmatch(member)}
-        pickled = {member for member in kept if member.endswith(".pt")}
-        for member in [member for member in kept if re.search(r"/data/.*\.json$", member)]:
-            pickled |= _pickled(kept[member], member, name)
-        for member in pickled & kept.keys():
-            _check_tensors(kept[member], member, name)
+    with zipfile.ZipFile(clean, "w") as new:
         for member, held in kept.items():
             is_program = member.endswith(".json") and "/data/" not in member
             new.writestr(member, _program(held, member, name) if is_program else held)
     clean.seek(0)
     return clean
+
+
+def _is_kept(member: str, name: str) -> bool:
+    if _RUN.search(member):
+        raise ModelError(_refusal(name, member))
+    return _MEMBERS.fullmatch(member) is not None
 
 
 def _pickled(raw: bytes, member: str, name: str) -> set[str]:
@@ -107,6 +113,7 @@ def _pickled(raw: bytes, member: str, name: str) -> set[str]:
 def _check_tensors(raw: bytes, member: str, name: str) -> None:
     if not raw:
         return
+    check_zip(np.frombuffer(raw, np.uint8), f"{name}: {member}")
     try:
         torch.load(io.BytesIO(raw), map_location="meta", weights_only=True)
     except Exception as error:
@@ -127,13 +134,17 @@ def _check(value: Any, key: str, member: str, name: str) -> None:
             value["metadata"] = {}  # where a node came from, found by importing
         for inner, item in value.items():
             _check(item, inner, member, name)
-            if key == "range_constraints" and not _is_expression(inner):
+            if not (_is_expression(inner) if key == "range_constraints" else _is_name(inner)):
                 raise ModelError(_refusal(name, f"{member}: {inner}"))
     elif isinstance(value, list):
         for item in value:
             _check(item, key, member, name)
-    elif isinstance(value, str) and not _allowed(key, value):
-        raise ModelError(_refusal(name, f"{member}: {value}"))
+    elif isinstance(value, str):
+        operator = _OPERATOR.fullmatch(value) if key in ("target", "as_operator") else None
+        if operator and (why := refused(*operator.groups())):
+            raise ModelError(_forbidden(name, value, why))
+        if not operator and not _allowed(key, value):
+            raise ModelError(_refusal(name, f"{member}: {value}"))
 
 
 def _allowed(key: str, value: str) -> bool:
@@ -142,18 +153,28 @@ def _allowed(key: str, value: str) -> bool:
     if key == "guards_code":
         return _is_expression(value, guard=True)
     if key in ("target", "as_operator"):
-        return _TARGET.fullmatch(value) is not None and "__" not in value
+        return _FUNCTION.fullmatch(value) is not None and "__" not in value
     if key in ("in_spec", "out_spec"):
-        return _is_plain(json.loads(value))
-    return key != "name" or _NAME.fullmatch(value) is not None
+        return _is_plain(json.loads(value), names=key == "in_spec")
+    return key in _TEXTS or _is_name(value)
 
 
-def _is_plain(spec: Any) -> bool:
+def _is_name(text: str) -> bool:
+    return _NAME.fullmatch(text) is not None and _DUNDER.search(text) is None
+
+
+def _is_plain(spec: Any, *, names: bool) -> bool:
     """Whether containers of in- and outputs are plain ones, which torch need not import."""
     if isinstance(spec, list):
-        return all(map(_is_plain, spec))
+        return all(_is_plain(item, names=names) for item in spec)
     if isinstance(spec, dict):
-        return spec.get("type") in _SPECS and _is_plain(spec.get("children_spec", []))
+        keys = json.loads(spec.get("context") or "null") or []
+        return (
+            spec.get("type") in _SPECS
+            # Keys of inputs become names of arguments in source code.
+            and (not names or all(_is_name(str(key)) for key in keys))
+            and _is_plain(spec.get("children_spec", []), names=names)
+        )
     return isinstance(spec, int | None)
 
 
@@ -207,4 +228,12 @@ def _refusal(name: str, what: str) -> str:
         f"the archive {name} holds {what!r}, which runs code when it is loaded, and this was not "
         "asked for. If you trust whoever made the file, give as_model(..., allow_pickle=True); "
         "else export the model again with tensors as its example inputs."
+    )
+
+
+def _forbidden(name: str, operator: str, why: str) -> str:
+    return (
+        f"the archive {name} uses {operator!r}, which {why}, and that was not asked for. If you "
+        "trust whoever made the file, give as_model(..., allow_pickle=True); else export the "
+        "model again with torch's own operators."
     )

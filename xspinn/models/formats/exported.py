@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import io
 from typing import Any
 
@@ -25,9 +26,9 @@ class ExportedModel(FileModel):
     It runs as it was exported: call ``.eval()`` on the module before exporting it. A batch size
     that was fixed then is kept to, and so is a fixed patch.
 
-    Only tensors are unpickled, as by ``torch.load(weights_only=True)``, and archives that hold
-    compiled libraries, pickled objects, or code in the place of expressions are refused, unless
-    ``allow_pickle=True``.
+    Only tensors are unpickled, as by ``torch.load(weights_only=True)``. Archives that hold
+    compiled libraries, pickled objects, code in the place of expressions and names, or operators
+    that are not known to do nothing but compute, are refused unless ``allow_pickle=True``.
     """
 
     suffixes = (".pt2",)
@@ -45,7 +46,9 @@ class ExportedModel(FileModel):
         buffer = io.BytesIO()
         torch.export.save(model, buffer)
         raw = np.frombuffer(buffer.getvalue(), np.uint8)
-        return cls.read_bytes(raw, "ExportedProgram", options, inspected=model)
+        # It is the user's own, and not a stranger's file.
+        trusted = dataclasses.replace(options, allow_pickle=True)
+        return cls.read_bytes(raw, "ExportedProgram", trusted, inspected=model)
 
     def inspect(self, loaded: Any) -> None:
         """Note the shape and dtype of what it takes, and whether it can be moved."""

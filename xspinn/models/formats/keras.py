@@ -19,6 +19,7 @@ from xspinn.hooks.keras import all_layers
 from xspinn.models.base import Built, Model, Options
 from xspinn.models.feeding import check_integers
 from xspinn.models.files import FileModel, missing
+from xspinn.models.formats.zips import check_zip
 
 __all__ = ["KerasModel"]
 
@@ -103,18 +104,22 @@ class KerasModel(FileModel):
 
     def _load(self, keras: Any) -> Any:
         """Keras reads files only, and only those that end in .keras."""
+        raw = self.content.open()
+        if not self.allow_pickle:
+            check_zip(raw, self.name)
         with tempfile.TemporaryDirectory() as folder:
             path = Path(folder) / "model.keras"
-            path.write_bytes(self.content.open().data)
+            path.write_bytes(raw.data)
             try:
                 return keras.saving.load_model(path, compile=False, safe_mode=not self.allow_pickle)
             except ValueError as error:
                 if "safe_mode" not in str(error):
                     raise
                 raise ModelError(
-                    f"{self.name} holds a Lambda layer, which is pickled code that loading runs, "
-                    "and this was not asked for. If you trust whoever made the file, give "
-                    "as_model(..., allow_pickle=True); else make the layer a class."
+                    f"{self.name} holds a Lambda layer or another that Keras holds to be unsafe, "
+                    "since loading it runs code or opens files, and this was not asked for. If you "
+                    "trust whoever made the file, give as_model(..., allow_pickle=True); else make "
+                    "the layer a class."
                 ) from error
 
 

@@ -154,25 +154,14 @@ def self_contained(content: Content) -> Content:
 
 
 def _tensors(proto: Any) -> list[Any]:
-    """Return all tensors of a model, those in the attributes of nodes and in inner graphs too."""
+    """Return all tensors of a model, wherever they are: in attributes, inner graphs, functions."""
+    if proto.DESCRIPTOR.name == "TensorProto":
+        return [proto]
     found: list[Any] = []
-
-    def visit(graph: Any) -> None:
-        found.extend(graph.initializer)
-        for sparse in graph.sparse_initializer:
-            found.extend([sparse.values, sparse.indices])
-        for node in graph.node:
-            for attribute in node.attribute:
-                found.extend([attribute.t] if attribute.HasField("t") else [])
-                found.extend(attribute.tensors)
-                for inner in [attribute.g, *attribute.graphs]:
-                    visit(inner)
-
-    visit(proto.graph)
-    for function in proto.functions:
-        for node in function.node:
-            for attribute in node.attribute:
-                found.extend([attribute.t] if attribute.HasField("t") else [])
+    for field, held in proto.ListFields():
+        if field.message_type is not None:
+            for inner in [held] if hasattr(held, "ListFields") else held:
+                found.extend(_tensors(inner))
     return found
 
 

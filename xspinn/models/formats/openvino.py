@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from xspinn.carriers.content import Content
+from xspinn.carriers.content import Content, check_regular
 from xspinn.carriers.remote import is_url
 from xspinn.errors import ModelError
 from xspinn.models.base import Built, Model, Options
@@ -76,6 +76,7 @@ class OpenVinoModel(FileModel):
             )
         path = Path(content.origin)
         try:
+            check_regular(path.with_suffix(".bin"), str(path.with_suffix(".bin")))
             weights = path.with_suffix(".bin").read_bytes()
         except OSError as error:
             raise ModelError(

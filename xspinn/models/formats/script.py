@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import io
 import warnings
 from typing import Any
@@ -13,6 +14,7 @@ from xspinn.models.base import Built, Model, Options
 from xspinn.models.calling import calling, own_dtype
 from xspinn.models.feeding import feed_of
 from xspinn.models.files import FileModel
+from xspinn.models.formats.scripted import harmless_script
 from xspinn.plans.tuning import Tuning
 
 __all__ = ["ScriptModel"]
@@ -22,12 +24,13 @@ class ScriptModel(FileModel):
     """A TorchScript program, from a file that `torch.jit.save` wrote or in memory.
 
     TorchScript is loaded and no longer recommended, since torch deprecates it: export the module
-    with `torch.export` where that is possible. The file holds TorchScript, never pickled Python
-    code.
+    with `torch.export` where that is possible. A file whose code uses more than operators that are
+    known to compute, or classes of compiled libraries, as quantized programs do, is refused unless
+    ``allow_pickle=True``.
     """
 
     suffixes = (".ts", ".torchscript")
-    takes = frozenset({"channels_last"})
+    takes = frozenset({"channels_last", "allow_pickle"})
     tunes = frozenset({"memory_format"})
 
     @classmethod
@@ -39,7 +42,9 @@ class ScriptModel(FileModel):
     def of(cls, model: Any, options: Options) -> Model:
         """Make a handle of a program in memory, as a snapshot."""
         raw = np.frombuffer(model.save_to_buffer(), np.uint8)
-        return cls.read_bytes(raw, type(model).__name__, options)
+        # It is the user's own, and not a stranger's file.
+        trusted = dataclasses.replace(options, allow_pickle=True)
+        return cls.read_bytes(raw, type(model).__name__, trusted)
 
     def inspect(self, loaded: Any) -> None:
         """Note the dtype of its weights."""
@@ -62,4 +67,6 @@ class ScriptModel(FileModel):
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", DeprecationWarning)
             load: Any = torch.jit.load
-            return load(io.BytesIO(self.content.open().data), map_location=device).eval()
+            raw = self.content.open()
+            file = io.BytesIO(raw.data) if self.allow_pickle else harmless_script(raw, self.name)
+            return load(file, map_location=device).eval()

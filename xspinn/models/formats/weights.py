@@ -21,6 +21,7 @@ from xspinn.models.calling import calling, own_dtype
 from xspinn.models.feeding import feed_of
 from xspinn.models.files import FileModel
 from xspinn.models.formats.module import ModuleModel
+from xspinn.models.formats.zips import check_zip
 from xspinn.models.hashing import fingerprint
 from xspinn.plans.tuning import Tuning
 
@@ -118,10 +119,19 @@ class WeightsModel(FileModel):
 
     def _weights(self, device: torch.device) -> dict[str, torch.Tensor]:
         raw = self.content.open()
-        if _is_safetensors(raw):
+        if _is_safetensors(raw) or self.name.lower().endswith(".safetensors"):
             from safetensors.torch import load
 
             return {name: t.to(device) for name, t in load(raw.tobytes()).items()}
+        begin = raw[:2].tobytes()
+        if not begin.startswith((b"PK", b"\x80")):
+            raise ModelError(
+                f"{self.name} begins with {begin!r}, which neither safetensors nor files of "
+                "torch.save do: it was cut off, damaged, or is of another format. Fetch it again, "
+                "or name its format with as_model(..., format=...)."
+            )
+        if not self.allow_pickle:
+            check_zip(raw, self.name)
         try:
             held = _unpickle(raw, device, code=self.allow_pickle)
         except pickle.UnpicklingError as error:
