@@ -106,6 +106,24 @@ slow: $(DEV_READY)  ## Run the tests marked slow.
 	$(heading) "pytest -m slow"
 	@$(PY) -m pytest -m slow
 
+# The oldest releases that pyproject.toml promises, in an environment of their own. torch is the one
+# in constraints.txt: its older builds for the CPU alone are not on PyPI.
+LOWEST       := .venv-lowest
+LOWEST_READY := $(LOWEST)/.ready
+
+$(LOWEST_READY): pyproject.toml constraints-lowest.txt | $(PY)
+	$(heading) "install the lowest versions (some minutes the first time)"
+	@rm -rf $(LOWEST)
+	$(PYTHON) -m venv $(LOWEST)
+	$(LOWEST)/bin/python -m pip install --quiet --quiet --disable-pip-version-check \
+	    --constraint constraints-lowest.txt --editable ".[demo,test]"
+	@touch $@
+
+.PHONY: lowest
+lowest: $(LOWEST_READY)  ## Run the default tests with the lowest versions.
+	$(heading) "pytest, lowest versions"
+	@$(LOWEST)/bin/python -m pytest tests
+
 # One build does two jobs: it runs every notebook, and fails where one raises, and it turns every
 # warning of Sphinx, numpydoc's checks of the docstrings among them, into an error. It starts
 # afresh each time (-E), since a notebook may break though its own text did not change.
@@ -128,6 +146,6 @@ bench: $(DEV_READY)  ## Run each benchmark once, in .venv and on the files as th
 
 .PHONY: clean
 clean:  ## Remove the environment and everything that can be made again.
-	rm -rf $(VENV) build dist demo-output docs/_build docs/_notebooks asv_bench/.asv
+	rm -rf $(VENV) $(LOWEST) build dist demo-output docs/_build docs/_notebooks asv_bench/.asv
 	rm -rf .hypothesis .import_linter_cache .mypy_cache .pytest_cache .ruff_cache
 	find xspinn tests docs asv_bench -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -13,6 +13,7 @@ def test_torch_says_what_the_cpu_computes_in(precision):
     assert hooks.cpu_computes_in(precision) is getattr(torch.ops.mkldnn, name)()
 
 
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # torch's own, when it first compiles
 def test_compiled_modules_hold_what_they_were_made_from():
     module = torch.nn.Linear(1, 1)
     compiled = torch.compile(module)
