@@ -86,7 +86,8 @@ class Counting(nn.Module):
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         if not x.is_meta and os.getpid() != self.home:
-            wait_for(lambda: len(Path(self.path).read_text().split()) >= self.together)
+            if self.together > 1:
+                wait_for(lambda: len(Path(self.path).read_text().split()) >= self.together)
             self.done += 1
             if self.calls is not None and self.done > self.calls:
                 Path(f"{self.path}-waits").touch()
