@@ -178,6 +178,15 @@ coverage: $(TEST_READY)  ## Run the default tests and say which lines they never
 	@$(PY) -m pytest --cov --cov-report=term:skip-covered --cov-report=html
 	@echo "build/coverage/index.html"
 
+# cosmic-ray has an environment of its own, which finds all else in .venv. It takes an hour or two.
+.PHONY: mutation
+mutation: $(TEST_READY)  ## Change the code, place by place, and see whether tests fail.
+	@test -x .mutation/venv/bin/cosmic-ray || { $(PY) -m venv .mutation/venv && \
+	    .mutation/venv/bin/python -m pip install --quiet --disable-pip-version-check cosmic-ray; }
+	@$(PY) -c "import sysconfig; print(sysconfig.get_path('purelib'))" \
+	    > "$$(.mutation/venv/bin/python -c "import sysconfig; print(sysconfig.get_path('purelib'))")/dev.pth"
+	@.mutation/venv/bin/python tests/mutation.py $(MODULES)
+
 # asv asks about the machine once and keeps the answer in the home folder.
 .PHONY: bench
 bench: $(ALL_READY)  ## Run each benchmark once, in .venv and on the files as they are.
@@ -201,5 +210,5 @@ picture: $(DEMO_READY)  ## Draw docs/_static/demo.webp again, from a run of the 
 .PHONY: clean
 clean:  ## Remove the environment and everything that can be made again.
 	rm -rf $(VENV) $(LOWEST) build dist demo-output docs/_build docs/tutorials asv_bench/.asv
-	rm -rf .hypothesis .import_linter_cache .mypy_cache .pytest_cache .ruff_cache
+	rm -rf .hypothesis .import_linter_cache .mutation .mypy_cache .pytest_cache .ruff_cache
 	find xspinn tests docs dev asv_bench -name __pycache__ -type d -prune -exec rm -rf {} +

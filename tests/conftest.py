@@ -17,7 +17,11 @@ settings.register_profile(
     derandomize=bool(os.environ.get("CI")),
     suppress_health_check=[HealthCheck.too_slow],
 )
-settings.load_profile("xspinn")
+# For each of thousands of changes to the code: see tests/mutation.py.
+settings.register_profile(
+    "mutation", settings.get_profile("xspinn"), max_examples=20, database=None, derandomize=True
+)
+settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "xspinn"))
 
 # Choices of earlier runs, or of the user, must not decide what tests see; nor the other way round.
 os.environ["XSPINN_CACHE"] = tempfile.mkdtemp(prefix="xspinn-tests-")

@@ -92,6 +92,15 @@ def test_models_are_delivered_once():
     assert job.image.shape == (128, 128)
 
 
+@pytest.mark.slow
+def test_pauses_of_a_scheduler_are_noticed():
+    job = started(delivery.Scheduler, (), n_weights=2_500_000)
+    assert len(job.pauses) > 1
+    assert job.track_longest_pause() == max(job.pauses)
+    assert job.track_longest_pause_over_wall() > 0
+    assert job.track_bytes_on_wires() > 1
+
+
 def test_a_gpu_is_measured_as_the_cpu_is():
     spec = gpu.Gpu.spec._replace(size=48, patch=16, overlap=4, chunk=24, base=2, batch=2)
     job = started(gpu.Gpu, (), device="cpu", spec=spec, precision="float32")

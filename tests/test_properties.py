@@ -8,7 +8,7 @@ import torch
 import xarray as xr
 from helpers.reference import brute_force, lattice
 from helpers.strategies import Case, cases, chunked_cases, splits
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 import xspinn
@@ -161,7 +161,6 @@ def test_plan_to_json_and_back_is_the_identity(case_and_chunks, combine):
 
 @pytest.mark.parametrize("combine", ["mean", "soft", "hard", "max"])
 @given(case=cases(max_ndim=3), data=st.data())
-@settings(max_examples=200)
 def test_brute_force_gives_the_same_answer(combine, case, data):
     if np.prod(list(case.patch.values())) * case.array().size > 5000:
         case = Case(dict(case.patch), case.patch, case.overlap, case.window,

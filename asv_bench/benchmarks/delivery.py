@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import time
 from typing import Any
 
 import numpy as np
+import psutil
 import torch
 import xarray as xr
 from distributed import Client, LocalCluster
+from distributed.deploy import SubprocessCluster
 from distributed.protocol import pickle
 
 
@@ -61,6 +64,64 @@ class Delivery:
     def track_bytes_between_workers(self) -> float:
         """Over the bytes of the weights: one worker passes them to the other, and no more."""
         return self.run()[1] / (4 * self.n_weights)
+
+
+class Scheduler:
+    """How long a scheduler has no time for others while weights pass through it."""
+
+    timeout = 600
+    n_weights = 125_000_000
+
+    def setup(self) -> None:
+        job = Delivery()
+        job.setup()
+        with (
+            SubprocessCluster(
+                scheduler_kwargs={"dashboard": False},
+                worker_kwargs={"nthreads": 2, "dashboard": False},
+            ) as cluster,
+            Client(cluster) as client,
+        ):
+            job.predict(0).compute()  # like any graph of xarray's, the first imports it there
+            client.run_on_scheduler(_watch)
+            wires, begin = psutil.net_io_counters().bytes_sent, time.perf_counter()
+            job.predict(self.n_weights).compute()
+            self.seconds = time.perf_counter() - begin
+            self.wires = psutil.net_io_counters().bytes_sent - wires
+            self.pauses = client.run_on_scheduler(_pauses)
+
+    def track_longest_pause(self) -> float:
+        return max(self.pauses)
+
+    track_longest_pause.unit = "s"  # type: ignore[attr-defined]
+
+    def track_longest_pause_over_wall(self) -> float:
+        """Should stay below a tenth."""
+        return max(self.pauses) / self.seconds
+
+    def track_bytes_on_wires(self) -> float:
+        """Over the bytes of the weights: from the client through the scheduler to a worker, and
+        from there to the other; what else this machine sends meanwhile is counted too."""
+        return self.wires / (4 * self.n_weights)
+
+
+def _watch(dask_scheduler: Any) -> None:
+    """Notice from now on for how long the scheduler's loop does not come round."""
+    from tornado.ioloop import PeriodicCallback
+
+    dask_scheduler.pauses, last = [], [time.perf_counter()]
+
+    def tick() -> None:
+        now = time.perf_counter()
+        dask_scheduler.pauses.append(now - last[0])
+        last[0] = now
+
+    PeriodicCallback(tick, 5).start()
+
+
+def _pauses(dask_scheduler: Any) -> list[float]:
+    pauses: list[float] = dask_scheduler.pauses
+    return pauses
 
 
 def _counts(dask_worker: Any) -> tuple[int, int]:

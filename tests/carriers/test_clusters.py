@@ -5,14 +5,14 @@ import os
 import signal
 import subprocess
 import sys
-import time
 
-import psutil
 import pytest
 import xarray as xr
 from distributed import Client, LocalCluster, fire_and_forget
 from helpers import TESTS
-from helpers.clusters import BULK, built, check, cluster, lazily, sent, wait_for
+from helpers.clusters import BULK, built, check, cluster, lazily, sent, waits
+from helpers.crowd import wait_for
+from helpers.networks import let_go
 
 pytestmark = pytest.mark.slow
 
@@ -25,13 +25,12 @@ def test_a_client_that_comes_after_predict(log):
 
 
 def test_a_worker_that_dies_in_mid_run(client, log):
-    lazy = lazily(log, bulk=BULK, pause=0.1, together=2)
+    lazy = lazily(log, bulk=BULK, together=2, calls=2)
     future = client.compute(lazy)
-    wait_for(lambda: log.exists() and len(built(log)) == 2)
-    time.sleep(0.5)
-    assert not future.done()
+    wait_for(lambda: log.exists() and len(built(log)) == 2 and waits(log))
     victim = int(built(log)[0])  # the first has the shards that came from the client
     os.kill(victim, signal.SIGKILL)
+    let_go(log)
     check(future.result(timeout=120))
     assert len(built(log)) == len(set(built(log))) <= 3, "at most once in the new process too"
 
@@ -50,11 +49,10 @@ def test_all_workers_restart(client, log):
 
 def test_a_worker_that_joins_in_mid_run(log):
     with cluster(workers=1) as made, Client(made) as client:
-        lazy = lazily(log, bulk=BULK, pause=0.2)
+        lazy = lazily(log, bulk=BULK, together=2)
         future = client.compute(lazy)
-        wait_for(lambda: log.exists())
+        wait_for(log.exists)
         made.scale(2)
-        client.wait_for_workers(2, timeout=60)
         check(future.result(timeout=120))
         assert len(built(log)) == len(set(built(log))) == 2
         assert 4 * BULK < sent(client) < 4 * BULK + 1_000_000
@@ -83,7 +81,8 @@ def test_models_that_another_client_uses_stay(log):
         other.compute(lazily(log, bulk=BULK)).result()
         with Client(made) as client:
             client.compute(lazily(log, bulk=BULK)).result()
-        time.sleep(1)
+        wait_for(lambda: client.id not in other.run_on_scheduler(clients))
+        other.run(held_bytes)  # messages arrive in order: what workers were told, they have done
         check(other.compute(lazily(log, bulk=BULK)).result())
         assert not log.exists()
 
@@ -92,16 +91,22 @@ def test_what_was_fired_and_forgotten_runs_on(log, tmp_path):
     """Its model stays while it runs, though the client that brought it has left."""
     with cluster() as made, Client(made) as other:
         client = Client(made)
-        lazy = lazily(log, bulk=BULK, pause=0.05, together=2)
+        lazy = lazily(log, bulk=BULK, together=2, calls=2)
         stored = lazy.to_dataset(name="a").to_zarr(tmp_path / "out.zarr", compute=False)
         (future,) = client.compute([stored])
-        wait_for(lambda: log.exists() and len(built(log)) == 2)
+        wait_for(lambda: log.exists() and len(built(log)) == 2 and waits(log))
         fire_and_forget(future)
         del future
         client.close()
+        wait_for(lambda: client.id not in other.run_on_scheduler(clients))
+        let_go(log)
         wait_for(lambda: not other.run_on_scheduler(unfinished))
         check(xr.open_zarr(tmp_path / "out.zarr")["a"].compute(scheduler="threads"))
         assert len(built(log)) == 2
+
+
+def clients(dask_scheduler):
+    return set(dask_scheduler.clients)
 
 
 def unfinished(dask_scheduler):
@@ -122,8 +127,12 @@ def test_an_asynchronous_client(log):
     check(asyncio.run(run()))
 
 
-def test_500_megabytes_neither_swell_the_graph_nor_stop_the_scheduler(tmp_path, log):
-    """A scheduler and two workers, each a process of its own."""
+def test_500_megabytes_travel_once_in_small_pieces_and_not_with_the_graph(tmp_path, log):
+    """A scheduler and two workers, each a process of its own.
+
+    Pieces are small so that the scheduler has time for others between them; for how long it has
+    none, `benchmarks.delivery` measures.
+    """
     file = tmp_path / "scheduler.json"
     options = ["--scheduler-file", str(file), "--no-dashboard"]
     commands = [["dask_scheduler", "--port", "0"], ["dask_worker"], ["dask_worker"]]
@@ -143,24 +152,16 @@ def test_500_megabytes_neither_swell_the_graph_nor_stop_the_scheduler(tmp_path, 
             small = graph_bytes(client, lambda: lazily(log).compute())
             lazy = lazily(log, bulk=125_000_000, together=2)
             client.run_on_scheduler(watch)
-            start = time.perf_counter()
-            wire, before = psutil.net_io_counters().bytes_sent, sent(client)
-            results = []
+            before, results = sent(client), []
             large = graph_bytes(client, lambda: results.append(lazy.compute()))
-            elapsed = time.perf_counter() - start
-            longest = client.run_on_scheduler(longest_pause)
-            wire = psutil.net_io_counters().bytes_sent - wire
-            print(  # noqa: T201 - figures, for pytest -s
-                f"\n{large - small} bytes more in the graph; scheduler away {longest:.3f} s; "
-                f"{sent(client) - before:,} bytes between workers, {wire:,} on all wires"
-            )
+            sizes = client.run_on_scheduler(scattered)
             assert large - small < 100_000
-            assert longest < 0.1 * elapsed, "the scheduler has time for others meanwhile"
             assert len(built(log)) == len(set(built(log))) == 2
             check(results[0])
             assert 500e6 < sent(client) - before < 505e6
-            # From the client to the scheduler, to one worker, to the other.
-            assert wire < 3 * 500e6 + 50e6
+            # From the client through the scheduler to one worker, once.
+            assert 500e6 <= sum(sizes) < 505e6
+            assert max(sizes) <= 2**24
     finally:
         for process in processes:
             process.terminate()
@@ -186,18 +187,15 @@ def graph_bytes(client, run):
 
 
 def watch(dask_scheduler):
-    """Notice for how long the scheduler's loop does not come round."""
-    from tornado.ioloop import PeriodicCallback
+    """Note the bytes of all that clients scatter from now on."""
+    scatter, sizes = dask_scheduler.handlers["scatter"], []
 
-    dask_scheduler.pauses, last = [], [time.perf_counter()]
+    async def noting(*args, data, **options):
+        sizes.extend(sum(len(frame) for frame in value.frames) for value in data.values())
+        return await scatter(*args, data=data, **options)
 
-    def tick():
-        now = time.perf_counter()
-        dask_scheduler.pauses.append(now - last[0])
-        last[0] = now
-
-    PeriodicCallback(tick, 5).start()
+    dask_scheduler.handlers["scatter"], dask_scheduler.scattered = noting, sizes
 
 
-def longest_pause(dask_scheduler):
-    return max(dask_scheduler.pauses)
+def scattered(dask_scheduler):
+    return dask_scheduler.scattered

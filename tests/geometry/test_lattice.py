@@ -8,6 +8,7 @@ from helpers.strategies import boundaries
 from hypothesis import given
 from hypothesis import strategies as st
 
+from xspinn.geometry.axis import Axis
 from xspinn.geometry.lattice import extended_indices, patch_starts, resolve_overlap
 
 
@@ -53,3 +54,11 @@ def test_fractions_of_the_patch(fraction, units, align):
     assert 0 <= overlap < patch
     assert (patch - overlap) % align == 0
     assert abs(overlap - fraction * patch) <= align
+
+
+def test_without_alignment_any_voxel_may_be_a_start():
+    assert resolve_overlap(0.25, 9) == 2
+    assert patch_starts(9, 5, 3, "reflect") == (-1, 1, 3, 5)
+    axis = Axis("x", 9, 5, 3, "reflect")
+    assert axis.align == 1
+    assert axis.starts == (-1, 1, 3, 5)

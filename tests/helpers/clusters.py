@@ -1,7 +1,5 @@
 """Clusters of processes, and jobs on them whose model writes down which process built it."""
 
-import time
-
 import numpy as np
 import xarray as xr
 from distributed import LocalCluster
@@ -43,6 +41,11 @@ def built(log):
     return log.read_text().split()
 
 
+def waits(log):
+    """Return whether a call of the model waits at the gate."""
+    return log.with_name(f"{log.name}-waits").exists()
+
+
 def sent(client):
     """Bytes that workers sent each other, since they started."""
     return sum(client.run(outgoing).values())
@@ -54,11 +57,3 @@ def outgoing(dask_worker):
 
 def check(result):
     np.testing.assert_array_equal(result, 2 * IMAGE)
-
-
-def wait_for(condition, timeout=60):
-    """Wait until something holds."""
-    end = time.monotonic() + timeout
-    while not condition():
-        assert time.monotonic() < end
-        time.sleep(0.05)

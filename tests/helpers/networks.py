@@ -1,13 +1,14 @@
 """Small networks that tests share; importable, so that worker processes can build them."""
 
 import os
-import time
-from collections import Counter
 from pathlib import Path
+from typing import ClassVar
 
 import numpy as np
 import torch
 from torch import nn
+
+from helpers.crowd import Crowd, wait_for
 
 
 def convs(inputs: int, outputs: int) -> nn.Sequential:
@@ -59,13 +60,17 @@ class Stages(nn.Module):
 class Counting(nn.Module):
     """Writes one line to a file each time that it is built from its pickle or copied real.
 
-    Away from the process that it comes from, it waits until `together` processes have built it:
-    otherwise the first may be done with all blocks before the second is awake.
+    Away from the process that it comes from, its calls wait until `together` processes have built
+    it: otherwise the first may be done with all blocks before the second is awake. With a number of
+    `calls`, those beyond so many of a process wait until `let_go` opens the gate.
     """
 
-    def __init__(self, path: str, bulk: int = 0, pause: float = 0, together: int = 1) -> None:
+    def __init__(
+        self, path: str, bulk: int = 0, together: int = 1, calls: int | None = None
+    ) -> None:
         super().__init__()
-        self.path, self.pause, self.together, self.home = path, pause, together, os.getpid()
+        self.path, self.together, self.home = path, together, os.getpid()
+        self.calls, self.done = calls, 0
         self.scale = nn.Parameter(torch.tensor(2.0))
         self.bulk = nn.Parameter(torch.zeros(bulk))
 
@@ -74,22 +79,25 @@ class Counting(nn.Module):
         if not scale.is_meta:
             with open(self.path, "a") as file:  # noqa: PTH123
                 file.write(f"{os.getpid()}\n")
-            if os.getpid() != self.home:
-                self.wait()
-        copy = Counting(self.path, pause=self.pause)
+        copy = Counting(self.path, together=self.together, calls=self.calls)
         copy.scale, copy.bulk = scale, memo.get(id(self.bulk), self.bulk)
+        copy.home = self.home
         return copy
 
-    def wait(self) -> None:
-        end = time.monotonic() + 60
-        while len(Path(self.path).read_text().split()) < self.together:
-            assert time.monotonic() < end
-            time.sleep(0.02)
-
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        if not x.is_meta:
-            time.sleep(self.pause)
+        if not x.is_meta and os.getpid() != self.home:
+            if self.together > 1:
+                wait_for(lambda: len(Path(self.path).read_text().split()) >= self.together)
+            self.done += 1
+            if self.calls is not None and self.done > self.calls:
+                Path(f"{self.path}-waits").touch()
+                wait_for(Path(f"{self.path}-gate").exists)
         return x * self.scale
+
+
+def let_go(path: Path) -> None:
+    """Let all calls of the `Counting` that writes to this file pass from now on."""
+    Path(f"{path}-gate").touch()
 
 
 class Bulky(nn.Module):
@@ -113,20 +121,14 @@ def double(batch: np.ndarray) -> np.ndarray:
 
 
 class Watched(nn.Module):
-    """Notes how many threads are here at the same time."""
+    """Counts the threads that are here at the same time."""
 
-    running, most = Counter(), Counter()
-
-    def __init__(self, path: str = "") -> None:
-        super().__init__()
-        self.path = path
+    crowd: ClassVar[Crowd]
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         if not x.is_meta:
-            self.running["now"] += 1
-            self.most["ever"] = max(self.most["ever"], self.running["now"])
-            time.sleep(0.005)
-            self.running["now"] -= 1
+            with self.crowd:
+                pass
         return x
 
 

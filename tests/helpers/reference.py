@@ -70,8 +70,13 @@ def origin(at: int, size: int, boundary: str | float) -> int | None:
 
 
 def brute_force(array: np.ndarray, case: Case, model: Callable, combine: str) -> np.ndarray:
-    """Predict an array of the core dims only; returns (channel, *core), or (*core) for classes."""
+    """Predict an array of the core dims, in the order of the patch, after those of channels.
+
+    Returns (channel, *core), or (*core) for classes.
+    """
     dims = list(case.patch)
+    channels = array if array.ndim > len(dims) else array[None]
+    array = channels[0]
     starts = [lattice(array.shape[k], case.patch[d], case.overlap[d], case.boundary[d])
               for k, d in enumerate(dims)]  # fmt: skip
     weights = []
@@ -84,19 +89,20 @@ def brute_force(array: np.ndarray, case: Case, model: Callable, combine: str) ->
     total = None
     for numbers in itertools.product(*(range(len(s)) for s in starts)):
         firsts = [starts[k][n] for k, n in enumerate(numbers)]
-        patch = np.empty([case.patch[dim] for dim in dims], array.dtype)
-        for voxel in np.ndindex(*patch.shape):
+        patch = np.empty([len(channels), *(case.patch[dim] for dim in dims)], array.dtype)
+        for voxel in np.ndindex(*patch.shape[1:]):
             place = np.add(firsts, voxel).tolist()
             of = [origin(x, array.shape[k], case.boundary[dims[k]]) for k, x in enumerate(place)]
             outside = [case.boundary[dims[k]] for k, x in enumerate(of) if x is None]
             # Dims are extended one after the other, so the last one's constant wins.
-            patch[voxel] = outside[-1] if outside else array[tuple(of)]
-        answer = np.asarray(model(patch[None, None]))[0]
+            at = (slice(None), *voxel)
+            patch[at] = outside[-1] if outside else channels[(slice(None), *of)]
+        answer = np.asarray(model(patch[None]))[0]
         if combine == "hard":
             answer = np.moveaxis(np.eye(len(answer))[answer.argmax(0)], -1, 0)
         if total is None:
             total = np.full((len(answer), *array.shape), -np.inf if combine == "max" else 0.0)
-        for voxel in np.ndindex(*patch.shape):
+        for voxel in np.ndindex(*patch.shape[1:]):
             place = tuple(np.add(firsts, voxel).tolist())
             if not all(0 <= x < n for x, n in zip(place, array.shape, strict=True)):
                 continue

@@ -2,12 +2,13 @@
 
 import contextlib
 import threading
-import time
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
 import torch
 import xarray as xr
+from helpers.crowd import Crowd
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -159,13 +160,12 @@ def test_a_recorded_call_is_replayed_for_each_shape():
 
 
 def test_lanes_of_many_threads_are_given_back():
-    def one():
-        with lane("cpu", lambda device: device, 0, turns=False):
-            time.sleep(0.001)
+    crowd, before = Crowd(16), route._running.get(CPU, 0)
 
-    threads = [threading.Thread(target=one) for _ in range(16)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    assert route._running[CPU] == 0
+    def one(_):
+        with lane("cpu", lambda device: device, 0, turns=False), crowd:
+            return route._running[CPU]
+
+    with ThreadPoolExecutor(16) as pool:
+        assert max(pool.map(one, range(16))) == before + 16
+    assert route._running[CPU] == before

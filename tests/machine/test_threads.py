@@ -4,7 +4,6 @@ import contextvars
 import os
 import sys
 import threading
-import time
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import ClassVar
 
@@ -12,6 +11,8 @@ import numpy as np
 import pytest
 import torch
 import xarray as xr
+from helpers import TESTS
+from helpers.crowd import Crowd
 from helpers.elsewhere import python
 
 import xspinn
@@ -22,30 +23,28 @@ CPU = torch.device("cpu")
 
 @pytest.mark.parametrize("calls", [1, 3])
 def test_as_many_run_at_once_as_may_and_always_the_same(calls):
-    running, most, threads = [0], [], set()
-    lock = threading.Lock()
+    begun, done = threading.Event(), threading.Event()
+    crowd = Crowd(max(1, calls - 1))
+
+    def long():
+        begun.set()
+        return done.wait()
 
     def work(number):
-        with lock:
-            running[0] += 1
-            most.append(running[0])
-            threads.add(threading.current_thread())
-        time.sleep(0.01)
-        with lock:
-            running[0] -= 1
-        return number
+        with crowd:
+            return number
 
     with xspinn.set_options(model_calls=calls), ThreadPoolExecutor(8) as pool:
-        done = threading.Event()
-        lasts = pool.submit(in_turn, CPU, done.wait) if calls > 1 else None
+        if calls > 1:  # while something waits, no thread ends
+            pool.submit(in_turn, CPU, long)
+            begun.wait()
         found = list(pool.map(lambda n: in_turn(CPU, lambda: work(n)), range(40)))
         done.set()
-    if lasts is not None:  # while something waits, no thread ends
-        assert len(threads) < calls
-        calls -= 1
     assert found == list(range(40))
-    assert max(most) == calls
-    assert all(thread.name.startswith("spinn-model") for thread in threads)
+    assert crowd.most == crowd.expected
+    if calls > 1:
+        assert len(crowd.threads) == crowd.expected
+    assert all(thread.name.startswith("spinn-model") for thread in crowd.threads)
 
 
 def test_they_end_when_nothing_waits():
@@ -207,36 +206,32 @@ def test_no_team_of_openmp_is_left_over():
     """One team at a time: the caller's is sent home, and that of the model ends."""
     said = python(
         """
-        import os, threading, time
+        import os, threading
         import numpy as np, torch, xarray as xr
         import xspinn
+        from helpers.crowd import wait_for
         from xspinn.machine.threads import _pause
 
         def others():
-            # A thread leaves the system a moment after Python has let go of it.
-            least, until = 10_000, time.monotonic() + 2
-            while time.monotonic() < until:
-                found = len(os.listdir("/proc/self/task")) - threading.active_count()
-                least = min(least, found)
-                time.sleep(0.01)
-            return least
+            return len(os.listdir("/proc/self/task")) - threading.active_count()
 
         def predict():
             model = torch.nn.Conv2d(1, 4, 3, padding=1)
             image = xr.DataArray(np.ones((256, 256), "float32"), dims=("y", "x"))
             image.spinn.predict(model, patch={"y": 64, "x": 64}, overlap=8)
 
+        torch.set_num_threads(1)
+        predict()  # starts what is started once
+        usual = others()
         torch.set_num_threads(3)
-        predict()
-        counts = [others()]
-        torch.ones(10_000_000).exp()
-        counts.append(others())
-        predict()
-        counts.append(others())
-        print(*counts, _pause() is not None)
-        """
+        if _pause() is not None:  # GNU's library
+            for _ in range(2):
+                predict()
+                # A thread leaves the system a moment after Python has let go of it.
+                wait_for(lambda: others() == usual)
+                torch.ones(10_000_000).exp()
+                wait_for(lambda: others() == usual + 2)
+        """,
+        PYTHONPATH=os.pathsep.join([TESTS, *sys.path]),
     )
-    none, one, again, told = said.split()
-    if told == "True":  # GNU's library
-        assert int(one) == int(none) + 2
-        assert again == none
+    assert not said

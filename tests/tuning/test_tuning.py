@@ -2,8 +2,8 @@
 
 import json
 import threading
-import time
 from concurrent.futures import ThreadPoolExecutor
+from typing import ClassVar
 
 import numpy as np
 import pytest
@@ -15,7 +15,7 @@ from xspinn import as_model
 from xspinn.machine import devices
 from xspinn.models.calling import calling
 from xspinn.plans.tuning import Asked, Choice, Tuning, as_tuning
-from xspinn.tuning import choosing, measuring, record
+from xspinn.tuning import choosing, measuring, record, trial
 from xspinn.tuning.trial import TOLERANCE
 
 PATCH = {"z": 16, "y": 16, "x": 16}
@@ -50,6 +50,25 @@ def measured(monkeypatch):
     monkeypatch.setattr(measuring, "MAX_SHARE_OF_JOB", 1e9)
     monkeypatch.setattr(measuring, "MAX_SHARE_OF_BATCH", 1e9)
     monkeypatch.setattr(choosing, "_chosen", {})
+
+
+class Clock:
+    """Ticks once each time that it is asked, and as often as models say: no load delays it."""
+
+    ticks = 0
+
+    def perf_counter(self):
+        self.ticks += 1
+        return self.ticks / 1000
+
+
+@pytest.fixture
+def clock(monkeypatch):
+    clock = Clock()
+    monkeypatch.setattr(measuring, "time", clock)
+    monkeypatch.setattr(trial, "time", clock)
+    monkeypatch.setattr(Treacherous, "clock", clock, raising=False)
+    return clock
 
 
 def never(*args):
@@ -168,6 +187,8 @@ def test_a_spoilt_file_is_measured_anew(volume, measured, monkeypatch, tmp_path)
 class Treacherous(torch.nn.Module):
     """Fast channels last, and wrong."""
 
+    clock: ClassVar[Clock]
+
     def __init__(self, wrong):
         super().__init__()
         self.weight = torch.nn.Parameter(torch.ones(2, 2, 2, 2, 2))
@@ -175,13 +196,13 @@ class Treacherous(torch.nn.Module):
 
     def forward(self, x):
         if self.weight.is_contiguous():
-            time.sleep(0.02)
+            self.clock.ticks += 20
             return x * self.weight.sum()
         return x * (self.weight.sum() + self.wrong)
 
 
 @pytest.mark.parametrize("wrong", [0.0, 0.01])
-def test_a_way_whose_results_differ_is_not_chosen(measured, wrong):
+def test_a_way_whose_results_differ_is_not_chosen(measured, clock, wrong):
     asked = Asked((1, 8, 8, 8), "float32", 4, True, 50, 50, 1, "float32", None, allocator=False)
     choice = measuring.measure(as_model(Treacherous(wrong)), asked)
     last = choice.tuning.memory_format == "channels_last"
@@ -321,7 +342,7 @@ def test_a_model_that_cannot_be_compiled_runs_as_it_is_with_one_warning(volume, 
 
 
 @pytest.mark.slow
-def test_compiling_pays_in_long_jobs_only(measured, monkeypatch):
+def test_compiling_pays_in_long_jobs_only(measured, clock, monkeypatch):
     asked = Asked(
         (1, 16, 16, 16), "float32", 4, True, 10**9, 64, 1, "float32", None, allocator=False
     )
