@@ -11,7 +11,8 @@ import pytest
 import torch
 import xarray as xr
 from distributed import Client
-from helpers.clusters import cluster, wait_for
+from helpers.clusters import cluster
+from helpers.crowd import wait_for
 from helpers.elsewhere import python
 
 from xspinn.plans.job import Job

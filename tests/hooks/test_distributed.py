@@ -5,7 +5,7 @@ import time
 import numpy as np
 import pytest
 from distributed import CancelledError, Client, LocalCluster, get_worker
-from helpers.clusters import wait_for
+from helpers.crowd import wait_for
 
 from xspinn.hooks import distributed as hooks
 
