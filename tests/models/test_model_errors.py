@@ -140,7 +140,7 @@ def test_a_checkpoint_without_a_state_dict(tmp_path):
 
 def test_a_factory_that_workers_cannot_import(tmp_path, image):
     """It comes before any block runs, and says which worker it was."""
-    (tmp_path / "only_here.py").write_text("from networks import Facies")
+    (tmp_path / "only_here.py").write_text("from helpers.networks import Facies")
     sys.path.insert(0, str(tmp_path))
     try:
         model = as_model(zoo.safetensors(tmp_path), factory="only_here:Facies")
