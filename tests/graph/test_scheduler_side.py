@@ -39,10 +39,10 @@ def test_a_scheduler_that_gets_a_graph_imports_no_torch(log, tmp_path):
             model = Counting(str(log), bulk=50_000)
             lazy = image.spinn.predict(model, patch={"y": 16, "x": 16}, overlap=4, blocks=16)
             np.testing.assert_allclose(lazy.compute(), 2, rtol=1e-6)
-            found = client.run_on_scheduler(imported)
+            found = client.run_on_scheduler(imported())
             assert "xspinn.graph.build" in found, "the scheduler unpickled no graph of ours"
             assert not found.intersection(HEAVY)
-            assert set(HEAVY) <= client.run(imported).popitem()[1]
+            assert set(HEAVY) <= client.run(imported()).popitem()[1]
     finally:
         for process in processes:
             process.terminate()
@@ -50,7 +50,8 @@ def test_a_scheduler_that_gets_a_graph_imports_no_torch(log, tmp_path):
 
 
 def imported():
-    return set(sys.modules)
+    """Return what is pickled by value: by name, the scheduler would import this file, and torch."""
+    return lambda: set(sys.modules)
 
 
 def search_path():

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import xarray as xr
+from xarray.indexes import PandasIndex
 
 from xspinn.errors import PlanError, warn
 from xspinn.plans.outputs import no_class
@@ -189,7 +190,7 @@ def _indexes(
         new = name not in template.coords
         changed = not new and variable is not template.coords[name].variable
         if variable.dims == (name,) and (new or (changed and name in template.xindexes)):
-            kept[name] = xr.indexes.PandasIndex.from_variables({name: variable}, options={})
+            kept[name] = PandasIndex.from_variables({name: variable}, options={})
     return kept
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 
 __all__ = ["cpu_computes_in", "uncompiled"]
@@ -20,7 +22,6 @@ def cpu_computes_in(precision: str) -> bool:
     return ask is not None and bool(ask())
 
 
-def uncompiled(module: torch.nn.Module) -> torch.nn.Module:
+def uncompiled(module: torch.nn.Module) -> Any:
     """Return the module that `torch.compile` was given, or what is no compiled module as it is."""
-    plain: torch.nn.Module = getattr(module, "_orig_mod", module)
-    return plain
+    return getattr(module, "_orig_mod", module)
