@@ -93,6 +93,7 @@ lint: $(DEV_READY)  ## Check style, format, types and the direction of imports.
 	@$(PY) -m ruff format --check
 	$(heading) "mypy"
 	@$(PY) -m mypy
+	@$(PY) -m mypy --config-file tests/mypy.ini tests
 	$(heading) "floors (import-linter)"
 	@$(VENV)/bin/lint-imports --no-logo
 
