@@ -118,6 +118,7 @@ lint: $(TEST_READY)  ## Check style, spelling, notebooks, types and the directio
 	@$(PY) -m nbstripout --verify --keep-id notebooks/*.ipynb
 	$(heading) "mypy"
 	@$(PY) -m mypy
+	@$(PY) -m mypy --config-file tests/mypy.ini tests
 	$(heading) "floors (import-linter)"
 	@$(VENV)/bin/lint-imports --no-logo
 

@@ -15,6 +15,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 import fnmatch
+import functools
 import gc
 import hashlib
 import importlib
@@ -212,7 +213,7 @@ def try_all(work: Iterable[Mutant], run: Callable[[Mutant | None], int], jobs: i
     work, running = iter(work), dict[int, tuple[Mutant, float]]()
     while True:
         while len(running) < jobs and (mutant := next(work, None)):
-            child = forked(lambda mutant=mutant: run(mutant))
+            child = forked(functools.partial(run, mutant))
             running[child] = mutant, time.monotonic() + limit
         if not running:
             return
@@ -293,17 +294,17 @@ def main() -> None:
     for path in options.paths:
         known = read_record()
         files = [path] if path.suffix else sorted(path.glob("*.py"))
-        found = {file: [*mutants(file.resolve())][:: options.every] for file in files}
-        work = [m for file in files for m in found[file] if m.key not in known]
+        made = {file: [*mutants(file.resolve())][:: options.every] for file in files}
+        work = [m for file in files for m in made[file] if m.key not in known]
         folder = path.parent if path.suffix else path
         try_folder(work, CONFIG["tests"][folder.as_posix()], options.jobs)
-        rows += list(found.items())
+        rows += made.items()
     known = read_record()
     alive = [[m for m in found if known.get(m.key)] for _, found in rows]
     for (file, found), left in zip(rows, alive, strict=True):
         say(f"{file!s:32} {len(found):5} changes, {len(left):4} survive")
-    total, left = sum(len(found) for _, found in rows), sum(map(len, alive))
-    say(f"all: {left} of {total} survive, {left / max(1, total):.1%}\n")
+    total, n_alive = sum(len(found) for _, found in rows), sum(map(len, alive))
+    say(f"all: {n_alive} of {total} survive, {n_alive / max(1, total):.1%}\n")
     say("\n".join(str(mutant) for survivors in alive for mutant in survivors))
 
 

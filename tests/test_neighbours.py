@@ -19,7 +19,7 @@ from hypothesis import strategies as st
 
 import xspinn
 
-FEWER = settings(max_examples=max(10, settings.default.max_examples // 4))
+FEWER = settings(max_examples=max(10, settings().max_examples // 4))
 
 
 def looking(batch):

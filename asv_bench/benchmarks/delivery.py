@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import os
+import sys
 import time
+from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 import numpy as np
 import psutil
@@ -75,7 +79,10 @@ class Scheduler:
     def setup(self) -> None:
         job = Delivery()
         job.setup()
+        path = os.pathsep.join([str(Path(__file__).parents[1]), *sys.path])
         with (
+            # Scheduler and workers, each a process of its own, must find this module.
+            patch.dict(os.environ, PYTHONPATH=path),
             SubprocessCluster(
                 scheduler_kwargs={"dashboard": False},
                 worker_kwargs={"nthreads": 2, "dashboard": False},

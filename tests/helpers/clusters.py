@@ -30,7 +30,9 @@ def cluster(workers=2, threads=2, *, processes=True):
 
 def lazily(log, **options):
     """Predict with a model that writes down which process built it, and forget our own builds."""
-    lazy = IMAGE.spinn.predict(Counting(str(log), **options), patch=PATCH, overlap=0, blocks=16)
+    model = Counting(str(log), **options)
+    # To measure ways of calling it, a worker would build it by itself.
+    lazy = IMAGE.spinn.predict(model, patch=PATCH, overlap=0, blocks=16, tune=False)
     assert lazy.data.npartitions == 64
     log.unlink(missing_ok=True)
     return lazy

@@ -88,6 +88,7 @@ class Counting(nn.Module):
         if not x.is_meta and os.getpid() != self.home:
             if self.together > 1:
                 wait_for(lambda: len(Path(self.path).read_text().split()) >= self.together)
+                self.together = 1  # they have met, and tests begin the file anew
             self.done += 1
             if self.calls is not None and self.done > self.calls:
                 Path(f"{self.path}-waits").touch()

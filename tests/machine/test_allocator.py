@@ -64,7 +64,7 @@ def test_what_the_user_has_set_stays(clean, env):
 
 
 def test_the_last_thread_that_leaves_sets_it_back(monkeypatch):
-    seen = []
+    seen: list[dict[int, int]] = []
     monkeypatch.setattr(allocator, "can_keep", lambda: True)
     monkeypatch.setattr(allocator, "_set", seen.append)
     monkeypatch.setattr(allocator, "_environ", dict)

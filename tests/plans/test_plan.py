@@ -11,7 +11,9 @@ from dask.utils import key_split
 from torch import nn
 
 import xspinn
+from xspinn.plans.job import Job
 from xspinn.plans.sheet import format_bytes
+from xspinn.plans.tuning import Asked
 
 PATCH = {"z": 64, "y": 64, "x": 64}
 
@@ -130,3 +132,9 @@ def test_task_names_are_readable_on_the_dashboard(volume):
     lazy = volume.spinn.predict(nn.Identity(), patch=PATCH, overlap=16)
     names = {key_split(key) for key in dict(lazy.data.dask)}
     assert {"spinn-run", "spinn-strips", "spinn-blend", "spinn-model"} <= names
+
+
+def test_what_is_not_said_is_the_usual(plan):
+    assert Job(plan).check_nan
+    asked = Asked((1, 8, 8, 8), "float32", 4, False, 50, 50, 1, "float32", None)
+    assert (asked.tune, asked.allocator, asked.workers) == (True, True, 1)
