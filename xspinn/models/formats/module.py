@@ -135,7 +135,8 @@ def _plain(module: torch.nn.Module) -> torch.nn.Module:
     module = copy.deepcopy(module).eval()
     for child in list(module.modules()):
         if parametrize.is_parametrized(child):
-            names = list(child.parametrizations)
+            parametrizations: Any = child.parametrizations
+            names = list(parametrizations)
             values = {name: getattr(child, name).detach() for name in names}
             # Not remove_parametrizations: it changes a class that a copy shares with the original.
             child.__class__ = parametrize.type_before_parametrizations(child)
