@@ -175,7 +175,6 @@ def test_a_url_of_a_local_file(tmp_path):
 
 
 def test_h5netcdf(tmp_path):
-    pytest.importorskip("h5netcdf")
     path = tmp_path / "a.nc"
     xr.DataArray(VALUES, dims=("y", "x"), name="a").to_netcdf(path, engine="h5netcdf", group="g")
 
@@ -229,7 +228,7 @@ def test_a_plan_looks_at_no_file_of_a_store(tmp_path, monkeypatch):
     write("zarr 3", tmp_path / "a.zarr")
     opened = xr.open_zarr(tmp_path / "a.zarr", consolidated=False)["a"]
     monkeypatch.setattr(tokens, "_store", lambda array: pytest.fail("the files are looked at"))
-    opened.spinn.plan(nn.Identity(), patch={"x": 4})
+    assert opened.spinn.plan(nn.Identity(), patch={"x": 4}).n_patches > 0
 
 
 @pytest.mark.slow

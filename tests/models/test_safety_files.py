@@ -77,7 +77,7 @@ def test_weights_that_shrink_are_no_bomb(tmp_path):
     """An archive that somebody packed anew, with compression."""
     path = zoo.pt2(tmp_path)
     replace(path, "data/weights/weight_9", bytes(2**20), zipfile.ZIP_DEFLATED)
-    as_model(path)
+    assert as_model(path).n_bytes == path.stat().st_size
 
 
 # -- pipes and devices -----------------------------------------------------------------------
@@ -176,4 +176,5 @@ def test_weights_that_are_no_file_of_torchs_are_damaged(tmp_path):
 
 def test_safetensors_of_another_name(tmp_path):
     save_file(Facies().state_dict(), tmp_path / "facies.bin")
-    as_model(tmp_path / "facies.bin", format="state_dict", factory=Facies)
+    handle = as_model(tmp_path / "facies.bin", format="state_dict", factory=Facies)
+    assert handle.n_bytes == (tmp_path / "facies.bin").stat().st_size
