@@ -48,10 +48,11 @@ def test_what_is_settled_nobody_else_writes_into(data, shrink, window, boundary)
     overlap = data.draw(st.integers(0, patch - 1))
     size = data.draw(st.integers(patch, 24))
     bounds = (0, *np.cumsum(splits(data.draw, size)).tolist())
-    sizes = (size, patch, overlap)
     axis = Axis(
         "x",
-        *(shrink * n for n in sizes),
+        shrink * size,
+        shrink * patch,
+        shrink * overlap,
         boundary,
         window,
         align=shrink,

@@ -63,7 +63,7 @@ def test_corners_are_the_same_for_every_source(order):
     }  # fmt: skip
     expected = array.spinn.predict(neighbours, **tiling)
     for computed in (array.chunk(7) * 1, array.chunk(2) * 1):
-        result = computed.spinn.predict(neighbours, **tiling, blocks=max(computed.chunks[0]))
+        result = computed.spinn.predict(neighbours, **tiling, blocks=max(computed.chunksizes["y"]))
         np.testing.assert_allclose(result, expected, atol=1e-12)
 
 

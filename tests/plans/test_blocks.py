@@ -16,6 +16,7 @@ from torch import nn
 import xspinn
 from xspinn.geometry.axis import Axis
 from xspinn.plans.blocks import make_blocks
+from xspinn.plans.parts import Loop
 
 TILING = {"patch": {"y": 256, "x": 256}, "overlap": 64, "tune": False}
 
@@ -78,7 +79,12 @@ def test_the_blocks_that_are_given_for_looped_dims_count_for_the_budget():
 def test_a_long_dim_of_small_patches_is_planned_in_few_steps(monkeypatch):
     signal = xr.DataArray(da.zeros(10**6, chunks=100, dtype="float32"), dims="x")
     tried = []
-    monkeypatch.setattr(Axis, "gaps", lambda axis, bounds: tried.append(1) or np.zeros(1))
+
+    def gaps(axis, bounds):
+        tried.append(1)
+        return np.zeros(1)
+
+    monkeypatch.setattr(Axis, "gaps", gaps)
     plan = signal.spinn.plan(nn.Identity(), patch={"x": 16}, overlap=4, tune=False)
     assert plan.batch == 2**16
     assert len(tried) < 100
@@ -98,7 +104,8 @@ def test_blocks_cover_fit_and_hold_a_batch_where_the_budget_lets_them(case, data
     made, loops = make_blocks(axes, looped, chunks, None, 8, budget, batch)
     before, _ = make_blocks(axes, looped, chunks, None, 8, budget, 1)
 
-    for part in (*made, *loops):
+    parts: list[Axis | Loop] = [*made, *loops]
+    for part in parts:
         assert part.bounds[0] == 0
         assert part.bounds[-1] == part.size
         assert len(set(part.chunks[:-1])) <= 1, "regular"
