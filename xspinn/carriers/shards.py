@@ -7,14 +7,15 @@ in memory of its own, so nothing arrives twice.
 
 from __future__ import annotations
 
+import contextlib
 import random
 import time
 from collections.abc import Collection
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
-from distributed import CancelledError, Client, Future, get_client, get_worker
+from distributed import CancelledError, Client, Future, Worker, get_client, get_worker
 
 from xspinn.errors import ModelError
 from xspinn.hooks.distributed import future_of
@@ -74,16 +75,16 @@ class Scattered:
     def fetch(self) -> Buffer:
         """Gather the bytes, in a task of a worker."""
         try:
-            address = get_worker().address
+            worker = get_worker()
         except ValueError:
             raise ModelError(
                 "they were offered to the workers of a distributed client, and this process is "
                 "none of them; to use dask's own processes while a client is open, close it first"
             ) from None
-        return _gather(get_client(), address, self)
+        return _gather(get_client(), worker, self)
 
 
-def _gather(client: Client, address: str, wanted: Scattered) -> Buffer:
+def _gather(client: Client, worker: Worker, wanted: Scattered) -> Buffer:
     """Put shards together as they become available, and ask for them while there are none."""
     _refused.pop(wanted.key, None)
     whole = np.empty(wanted.n_bytes, np.uint8)
@@ -91,6 +92,9 @@ def _gather(client: Client, address: str, wanted: Scattered) -> Buffer:
     offered: list[Future[Any]] = []  # shards stay on the cluster until the whole is here
     came, asked, pause = time.monotonic(), -np.inf, FIRST_PAUSE_SECONDS
     while missing:
+        if _copy_own(worker, missing, whole):
+            came, pause = time.monotonic(), FIRST_PAUSE_SECONDS
+            continue
         there: list[str] = client.run_on_scheduler(names_held, list(missing))
         if there:
             name = random.choice(there)  # so that workers soon have different ones
@@ -109,11 +113,25 @@ def _gather(client: Client, address: str, wanted: Scattered) -> Buffer:
                 "the client open that called predict"
             )
         if not there and now - asked > ASK_AGAIN_SECONDS:
-            client.log_event(topic(wanted.key), {"worker": address})
+            client.log_event(topic(wanted.key), {"worker": worker.address})
             asked = now
         time.sleep(pause)
         pause = min(2 * pause, LAST_PAUSE_SECONDS)
     return whole
+
+
+def _copy_own(worker: Worker, missing: dict[str, int], whole: Buffer) -> bool:
+    """Put shards into place that a client scattered to this very worker; tell if there were any.
+
+    They come first and all at once: as soon as another worker has a shard too, distributed may let
+    this one forget it, and then it would have to come back.
+    """
+    own = [name for name in missing if name in worker.data]
+    for name in own:
+        with contextlib.suppress(KeyError):  # forgotten in this moment
+            whole[place_of(missing[name])] = cast("Buffer", worker.data[name])
+            del missing[name]
+    return bool(own)
 
 
 _refused: dict[str, str] = {}
