@@ -260,7 +260,7 @@ def test_jobs_do_not_wait_for_the_measuring_of_others(volume, measured, monkeypa
 
 
 def test_threads_that_ask_for_one_job_measure_it_once(volume, measured, monkeypatch, tmp_path):
-    calls, all_here = [], threading.Barrier(4)
+    calls, all_here, model = [], threading.Barrier(4), Network()
 
     def measure(model, asked):
         calls.append(asked)
@@ -268,7 +268,7 @@ def test_threads_that_ask_for_one_job_measure_it_once(volume, measured, monkeypa
 
     def plan():
         all_here.wait(60)
-        return volume.spinn.plan(Network(), patch=PATCH, batch=3)
+        return volume.spinn.plan(model, patch=PATCH, batch=3)
 
     monkeypatch.setattr(measuring, "measure", measure)
     monkeypatch.setenv("XSPINN_CACHE", str(tmp_path))

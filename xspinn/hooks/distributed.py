@@ -1,6 +1,6 @@
 """Parts of distributed that it does not document.
 
-Tried with distributed 2025.4.0 and 2026.8.0. Nothing here imports distributed before it is asked.
+Tried with distributed 2025.9.0 and 2026.8.0. Nothing here imports distributed before it is asked.
 """
 
 from __future__ import annotations
