@@ -93,7 +93,7 @@ def test_what_runs_nested_is_not_in_the_modes_of_the_call_around_it():
     assert "".join(said) == "{(False,False)}"
 
 
-def test_a_model_that_predicts_is_measured_without_what_it_predicts():
+def test_a_model_that_predicts_is_measured_without_what_it_predicts(tmp_path):
     said = nested(
         """
         from xspinn.tuning import choosing, measuring
@@ -115,7 +115,7 @@ def test_a_model_that_predicts_is_measured_without_what_it_predicts():
         close(found, image)
         print(*tried)
         """,
-        XSPINN_CACHE="/nonexistent",
+        XSPINN_CACHE=str(tmp_path),
     )
     assert said == ["Nested"]
 
