@@ -136,9 +136,8 @@ class _Digest:
                 yield self.of([held[k] for k in sorted(held)])
 
     def builtin(self, value: Any) -> Iterator[str | bytes]:
-        name = getattr(
-            value, "__qualname__", value.__name__
-        )  # numpy's functions have one from 2.1 on
+        # numpy's functions have a qualified name from 2.1 on.
+        name = getattr(value, "__qualname__", value.__name__)
         yield f"{getattr(value, '__module__', '')}.{name}"
         owner = getattr(value, "__self__", None)
         if owner is not None and not isinstance(owner, types.ModuleType):
