@@ -75,21 +75,7 @@ def block_bytes(plan: Settled) -> int:
 
 
 def peak_bytes(plan: Settled, workers: int = 1) -> int:
-    """Bytes at the peak of a run that reads from and writes to a store.
-
-    Parameters
-    ----------
-    workers : int, default: 1
-        Blocks that run at the same time.
-
-    Returns
-    -------
-    int
-        Two blocks a worker, one running and one being written, and the strips of spill that
-        wait for their neighbours: one plane of blocks. Of a block that is being written only
-        what left it counts, and the result, where these are classes. The model's own
-        activations come on top.
-    """
+    """Bytes at the peak of a run from store to store, of so many blocks at a time; see `Plan`."""
     # Blocks run in C order of the dims; strips wait from one plane of blocks to the next.
     grid = dict(zip((part.dim for part in plan.parts), plan.block_grid, strict=True))
     core = {axis.dim for axis in plan.axes}
