@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
+import subprocess
 import sys
+import tempfile
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
-from unittest.mock import patch
 
 import numpy as np
 import psutil
 import torch
 import xarray as xr
 from distributed import Client, LocalCluster
-from distributed.deploy import SubprocessCluster
 from distributed.protocol import pickle
 
 
@@ -79,16 +81,7 @@ class Scheduler:
     def setup(self) -> None:
         job = Delivery()
         job.setup()
-        path = os.pathsep.join([str(Path(__file__).parents[1]), *sys.path])
-        with (
-            # Scheduler and workers, each a process of its own, must find this module.
-            patch.dict(os.environ, PYTHONPATH=path),
-            SubprocessCluster(
-                scheduler_kwargs={"dashboard": False},
-                worker_kwargs={"nthreads": 2, "dashboard": False},
-            ) as cluster,
-            Client(cluster) as client,
-        ):
+        with apart(str(Path(__file__).parents[1])) as client:
             job.predict(0).compute()  # like any graph of xarray's, the first imports it there
             client.run_on_scheduler(_watch)
             wires, begin = psutil.net_io_counters().bytes_sent, time.perf_counter()
@@ -110,6 +103,34 @@ class Scheduler:
         """Over the bytes of the weights: from the client through the scheduler to a worker, and
         from there to the other; what else this machine sends meanwhile is counted too."""
         return self.wires / (4 * self.n_weights)
+
+
+@contextlib.contextmanager
+def apart(*path: str) -> Iterator[Client]:
+    """A scheduler and two workers of two threads, each a process of its own, which find ``path``.
+
+    In a `LocalCluster` the scheduler shares a process with the client.
+    """
+    with tempfile.TemporaryDirectory() as folder:
+        file = str(Path(folder) / "scheduler.json")
+        common = ["--scheduler-file", file, "--no-dashboard"]
+        worker = ["dask_worker", "--nthreads", "2"]
+        processes = [
+            subprocess.Popen(
+                [sys.executable, "-m", f"distributed.cli.{name}", *more, *common],
+                env={**os.environ, "PYTHONPATH": os.pathsep.join([*path, *sys.path])},
+                stderr=subprocess.DEVNULL,
+            )
+            for name, *more in [["dask_scheduler", "--port", "0"], worker, worker]
+        ]
+        try:
+            with Client(scheduler_file=file) as client:
+                client.wait_for_workers(2, timeout=60)
+                yield client
+        finally:
+            for process in processes:
+                process.terminate()
+                process.wait()
 
 
 def _watch(dask_scheduler: Any) -> None:

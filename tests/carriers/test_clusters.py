@@ -3,11 +3,10 @@
 import asyncio
 import os
 import signal
-import subprocess
-import sys
 
 import pytest
 import xarray as xr
+from benchmarks.delivery import apart
 from distributed import Client, LocalCluster, fire_and_forget
 from helpers import TESTS
 from helpers.clusters import BULK, built, check, cluster, lazily, sent, waits
@@ -127,45 +126,28 @@ def test_an_asynchronous_client(log):
     check(asyncio.run(run()))
 
 
-def test_500_megabytes_travel_once_in_small_pieces_and_not_with_the_graph(tmp_path, log):
+def test_500_megabytes_travel_once_in_small_pieces_and_not_with_the_graph(log):
     """A scheduler and two workers, each a process of its own.
 
     Pieces are small so that the scheduler has time for others between them; for how long it has
     none, `benchmarks.delivery` measures.
     """
-    file = tmp_path / "scheduler.json"
-    options = ["--scheduler-file", str(file), "--no-dashboard"]
-    commands = [["dask_scheduler", "--port", "0"], ["dask_worker"], ["dask_worker"]]
-    processes = [
-        subprocess.Popen(
-            [sys.executable, "-m", f"distributed.cli.{name}", *rest, *options],
-            env={**os.environ, "PYTHONPATH": TESTS},
-            stderr=subprocess.DEVNULL,
-        )
-        for name, *rest in commands
-    ]
-    try:
-        with Client(scheduler_file=str(file)) as client:
-            client.wait_for_workers(2, timeout=60)
-            # Like any graph of xarray's, the first makes scheduler and workers import it.
-            lazily(log).compute()
-            small = graph_bytes(client, lambda: lazily(log).compute())
-            lazy = lazily(log, bulk=125_000_000, together=2)
-            client.run_on_scheduler(watch)
-            before, results = sent(client), []
-            large = graph_bytes(client, lambda: results.append(lazy.compute()))
-            sizes = client.run_on_scheduler(scattered)
-            assert large - small < 100_000
-            assert len(built(log)) == len(set(built(log))) == 2
-            check(results[0])
-            assert 500e6 < sent(client) - before < 505e6
-            # From the client through the scheduler to one worker, once.
-            assert 500e6 <= sum(sizes) < 505e6
-            assert max(sizes) <= 2**24
-    finally:
-        for process in processes:
-            process.terminate()
-            process.wait()
+    with apart(TESTS) as client:
+        # Like any graph of xarray's, the first makes scheduler and workers import it.
+        lazily(log).compute()
+        small = graph_bytes(client, lambda: lazily(log).compute())
+        lazy = lazily(log, bulk=125_000_000, together=2)
+        client.run_on_scheduler(watch)
+        before, results = sent(client), []
+        large = graph_bytes(client, lambda: results.append(lazy.compute()))
+        sizes = client.run_on_scheduler(scattered)
+        assert large - small < 100_000
+        assert len(built(log)) == len(set(built(log))) == 2
+        check(results[0])
+        assert 500e6 < sent(client) - before < 505e6
+        # From the client through the scheduler to one worker, once.
+        assert 500e6 <= sum(sizes) < 505e6
+        assert max(sizes) <= 2**24
 
 
 def graph_bytes(client, run):
