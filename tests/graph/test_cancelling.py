@@ -29,6 +29,9 @@ def test_an_interrupted_model_does_not_hold_the_next_run_back(how):
         import numpy as np, torch, xarray as xr
         import xspinn
 
+        # A shell that starts this suite in the background has it ignore the signal.
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+
         # A module of its own, since a copy of the network must find the same events.
         here = sys.modules["here"] = types.ModuleType("here")
         here.third, here.interrupted = threading.Event(), threading.Event()
